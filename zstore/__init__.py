@@ -1,0 +1,36 @@
+"""zstore: every sample's embedding at every epoch, appended while a model trains, read through mmap, in one Zarr store."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zstore.commits.history import Commit
+    from zstore.errors import ZStoreError
+    from zstore.maintenance.history import history
+    from zstore.maintenance.rollback import rollback
+    from zstore.maintenance.verify import verify
+    from zstore.reader import Reader
+    from zstore.view import View
+    from zstore.writer import Writer
+
+__version__ = "0.1.0"
+__all__ = ["Commit", "Reader", "View", "Writer", "ZStoreError", "__version__", "history", "rollback", "verify"]
+
+# Loaded when asked for: `import zstore` is light, and the command line answers before numpy is there.
+_HOMES = {"Commit": "zstore.commits.history", "Reader": "zstore.reader", "View": "zstore.view", "Writer": "zstore.writer",
+          "ZStoreError": "zstore.errors", "history": "zstore.maintenance.history",
+          "rollback": "zstore.maintenance.rollback", "verify": "zstore.maintenance.verify"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zstore' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

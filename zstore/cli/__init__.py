@@ -1,0 +1,1 @@
+"""The command line: one small file per command. It sees of zstore what any user's program sees."""

@@ -1,0 +1,65 @@
+"""Arguments that every command on a store shares, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import zstore
+from zstore.cli.output import Usage
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """The store's URL and its storage options."""
+    parser.add_argument("url", metavar="URL", help="the store: a path, or any fsspec URL")
+    parser.add_argument("-o", dest="options", metavar="KEY=VALUE", action="append", type=_option,
+                        help="an option of the URL's storage, such as -o anon=true; may be given again")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Which version to read."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", type=_count, metavar="N", help="the version to read instead of head")
+    which.add_argument("--tag", metavar="NAME", help="the tagged version to read instead of head")
+
+
+def storage_options(args: argparse.Namespace) -> dict[str, Any] | None:
+    return dict(args.options) if args.options else None
+
+
+def reader(args: argparse.Namespace) -> zstore.Reader:
+    """The store, open for reading."""
+    return zstore.Reader(args.url, version=args.version, tag=args.tag, storage_options=storage_options(args))
+
+
+def has_int_ids(view: zstore.View) -> bool:
+    """Whether the store's ids are integers; reads one id."""
+    return bool(view.select(slice(0, 1)).ids.dtype.kind == "i")
+
+
+def parse_ids(words: list[str], view: zstore.View) -> list[int] | list[str]:
+    """Ids as the store keeps them."""
+    if not has_int_ids(view):
+        return words
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        wrong = next(word for word in words if not word.lstrip("+-").isdigit())
+        raise Usage(f"the ids of this store are integers, and {wrong!r} is none") from None
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{key!r} is not of the form KEY=VALUE")
+    try:
+        return key, json.loads(value)      # true, 8, {"region_name": "eu-west-1"}
+    except ValueError:
+        return key, value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version's number")
+    return int(text)

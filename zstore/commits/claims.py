@@ -1,0 +1,65 @@
+"""Claims: who may write a shard. Created if absent before the first byte, never deleted."""
+
+from __future__ import annotations
+
+import secrets
+
+from zstore.errors import Conflict, StaleWriter
+from zstore.format.checksum import open_json, seal_json
+from zstore.format.layout import claim_name, path_claim_name
+from zstore.format.record import FORMAT_MAJOR, FORMAT_MINOR, Record, SessionInfo
+from zstore.storage.base import Storage
+
+
+def claim_shard(storage: Storage, session: SessionInfo, start: int) -> int:
+    """The first free shard from ``start`` upward, now this session's. Atomic against every other writer."""
+    shard = _first_free(storage, start)
+    while not _claim(storage, claim_name(shard), session):
+        shard += 1
+    return shard
+
+
+def claim_path(storage: Storage, session: SessionInfo, name: str) -> str:
+    """A folder that no field ever used: ``name``, else ``name.2``, ``name.3``, …"""
+    for number in range(1, 10**6):
+        path = name if number == 1 else f"{name}.{number}"
+        if _claim(storage, path_claim_name(path), session):
+            return path
+    raise Conflict(f"the field name {name!r} was used a million times; choose another")
+
+
+def is_claimed(storage: Storage, shard: int) -> bool:
+    return storage.exists(claim_name(shard))
+
+
+def check_fence(head: Record, session: SessionInfo, url: str) -> None:
+    """StaleWriter unless head is still of this session."""
+    theirs = head.session
+    if theirs.opened != session.opened or theirs.commit_id != session.commit_id:
+        raise StaleWriter(f"{url} was taken over by pid {theirs.pid} on {theirs.host} (version {theirs.opened}); this writer "
+                          f"(opened as version {session.opened}) can write no more; what it committed stays")
+
+
+def _first_free(storage: Storage, start: int) -> int:
+    # Claims are dense from `next` upward, so a gallop finds their end without a listing.
+    if not is_claimed(storage, start):
+        return start
+    low, step = start, 1
+    while is_claimed(storage, low + step):
+        low, step = low + step, step * 2
+    high = low + step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_claimed(storage, middle) else (low, middle)
+    return high
+
+
+def _claim(storage: Storage, name: str, session: SessionInfo) -> bool:
+    # The nonce tells our own claim, whose reply was lost, from another's. No fsync: a power loss ends every local
+    # claimant, and `next` in the records guards what was named.
+    nonce = secrets.token_hex(16)
+    body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "opened": session.opened,
+                      "session": session.commit_id, "nonce": nonce})
+    if storage.create(storage.draft([body], f"{session.opened:020d}", durable=False), name):
+        return True
+    return bool(open_json(storage.read(name), name).get("nonce") == nonce)

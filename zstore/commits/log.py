@@ -1,0 +1,166 @@
+"""The log of commit records: head without a listing, records, schemas, tags."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any
+
+from zstore.errors import BehindCheckpoint, FormatError, NotFound, StoreNotFound
+from zstore.format.checksum import open_json
+from zstore.format.layout import COMMITS, ROOT, TAGS, commit_name, tag_name
+from zstore.format.record import Record, parse_record
+from zstore.format.schema import Schema
+from zstore.storage.base import Storage
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}\Z")
+
+
+class Log:
+    """The records of one store. Not thread-safe by itself; it caches the head that it saw last."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._head: Record | None = None
+        self._schemas: dict[int, Schema] = {}
+
+    def head(self) -> Record:
+        """The newest record. Numbers are dense and records are never deleted, so existence is monotone: from a known
+        number gallop up, then bisect. No listing. Raises StoreNotFound, FormatError, Corrupt."""
+        start = self._head or self._hint()
+        if start is None:
+            if not self._exists(0):
+                raise StoreNotFound(self._why_not())
+            low = 0
+        else:
+            low = start.version
+        step = 1
+        while self._exists(low + step):
+            low, step = low + step, step * 2
+        high = low + step                      # not there
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._exists(middle) else (low, middle)
+        if start is None or low != start.version:
+            start = self.read(low)
+        self._head = start
+        return start
+
+    def exists(self) -> bool:
+        """There is a store here: record 0 exists."""
+        return self._head is not None or self._exists(0)
+
+    def read(self, version: int) -> Record:
+        """One record. NotFound names the versions there are; Corrupt, FormatError."""
+        name = commit_name(version)
+        try:
+            data = self.storage.read(name)
+        except FileNotFoundError:
+            raise NotFound(f"{self.storage.url} has no version {version}; head is {self.head().version}") from None
+        return parse_record(data, version, name)
+
+    def find(self, version: int) -> Record | None:
+        """The record of this number, or None where it is not taken."""
+        try:
+            return parse_record(self.storage.read(commit_name(version)), version, commit_name(version))
+        except FileNotFoundError:
+            return None
+
+    def schema_of(self, record: Record) -> Schema:
+        """The schema in force at this record."""
+        if record.definition is not None:
+            return record.definition
+        if record.schema not in self._schemas:
+            definition = self.read(record.schema).definition
+            if definition is None:
+                raise FormatError(f"{commit_name(record.schema)}: the record that should hold the schema has none")
+            self._schemas[record.schema] = definition
+        return self._schemas[record.schema]
+
+    def history(self) -> list[Record]:
+        """All records, oldest first."""
+        return [self.read(version) for version in range(self.head().version + 1)]
+
+    def tag(self, name: str) -> int:
+        """The version that a tag names; NotFound with near matches."""
+        check_tag(name)
+        try:
+            document = open_json(self.storage.read(tag_name(name)), tag_name(name))
+        except FileNotFoundError:
+            tags = self.tags()
+            near = difflib.get_close_matches(name, tags, 3) or tags[:3]
+            hint = f"; there is {', '.join(map(repr, near))}" if near else "; it has no tags"
+            raise NotFound(f"{self.storage.url} has no tag {name!r}{hint}") from None
+        return int(document["version"])
+
+    def tags(self) -> list[str]:
+        """The names of all tags, sorted."""
+        return [name[:-5] for name in self.storage.list(TAGS) if name.endswith(".json")]
+
+    def resolve(self, to: Any) -> Record:
+        """The record that a version number, a tag, a mark, a Commit or a record names.
+
+        BehindCheckpoint where the store lacks a mark's commit; ValueError for another store's mark."""
+        if isinstance(to, Record):
+            return to
+        mark = to if isinstance(to, dict) else getattr(to, "mark", None)
+        if mark is not None:
+            return self._resolve_mark(mark)
+        if isinstance(to, str):
+            return self.read(self.tag(to))
+        if isinstance(to, int) and not isinstance(to, bool):
+            if to < 0:
+                raise ValueError(f"a version is 0 or more, not {to}")
+            return self.read(to)
+        raise TypeError(f"expected a version number, a tag, a mark or a Commit, not {type(to).__name__}")
+
+    def _resolve_mark(self, mark: dict[str, Any]) -> Record:
+        try:
+            store_id, version, commit_id = mark["store_id"], int(mark["version"]), mark["commit_id"]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"this is not a mark of a store (store_id, version, commit_id): {mark!r}") from None
+        head = self.head()
+        if store_id != head.store_id:
+            raise ValueError(f"the mark is of store {store_id}, but {self.storage.url} is store {head.store_id}; "
+                             "point the run at the store that its checkpoint was made with")
+        if version > head.version:
+            raise BehindCheckpoint(f"the checkpoint names version {version}, but {self.storage.url} ends at version "
+                                   f"{head.version}: {version - head.version} commits are missing; restore the store, "
+                                   "or load an older checkpoint")
+        record = self.read(version)
+        if record.commit_id != commit_id:
+            raise BehindCheckpoint(f"the checkpoint names commit {commit_id} as version {version}, but {self.storage.url} "
+                                   f"holds {record.commit_id} there: the store was restored or went another way; "
+                                   "restore the right one, or load an older checkpoint")
+        return record
+
+    def _exists(self, version: int) -> bool:
+        return self.storage.exists(commit_name(version))
+
+    def _hint(self) -> Record | None:
+        # zarr.json is only a hint: it may lag, be damaged, or come from another store's backup. It counts only if the
+        # record that it names is there under the very commit id.
+        try:
+            ours = json.loads(self.storage.read(ROOT))["attributes"]["zstore"]
+            record = self.find(int(ours["version"]))
+            return record if record is not None and record.commit_id == ours["commit_id"] else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def _why_not(self) -> str:
+        url, kind = self.storage.url, self.storage.kind()
+        if kind == "file":
+            return f"{url} is a file, not a store"
+        if kind == "folder":
+            return f"{url} is a folder, but not a zstore store (it has no {COMMITS})"
+        return f"there is no store at {url}"
+
+
+def check_tag(name: object) -> str:
+    """A legal tag; TypeError or ValueError that says what is legal."""
+    if not isinstance(name, str):
+        raise TypeError(f"a tag is a string, not {type(name).__name__}")
+    if not _TAG.match(name):
+        raise ValueError(f"the tag {name!r} must be 1 to 128 letters, digits, '.', '_' or '-' and begin with a letter or digit")
+    return name

@@ -1,0 +1,122 @@
+"""Codec presets, as data, and the chunk codecs that they name. The one home of numcodecs, with ``shards``.
+
+A fixed-width chunk goes through Zarr's ``bytes`` (little endian), then blosc, then ``crc32c``; a string chunk through
+``vlen-utf8``, then the same. ``raw`` has no blosc, and no ``crc32c`` for fixed-width chunks: their checksums stand in the
+shard's trailer.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numcodecs.blosc as _blosc
+import numpy as np
+
+from zstore._typing import Array, Buffer
+from zstore.errors import Corrupt
+from zstore.format.checksum import crc32c
+from zstore.format.dtypes import STRING, itemsize
+
+# (cname, level). lz4 with bitshuffle: 1.12x on real float32 MiniLM vectors at 2.0 GB/s in, 2.8 out per core.
+PRESETS: dict[str, tuple[str, int] | None] = {"lossless": ("lz4", 5), "small": ("zstd", 5), "raw": None}
+DEFAULT = "lossless"
+_BITSHUFFLE = 2
+_NOSHUFFLE = 0
+_HEADER = struct.Struct("<BBBBIII")   # blosc 1: version, inner version, flags, typesize, nbytes, blocksize, cbytes
+
+
+@dataclass(frozen=True)
+class ChunkCodec:
+    """Encodes and decodes one inner chunk; safe from any thread, and releases the interpreter lock while it works."""
+
+    preset: str
+    typesize: int           # 0 for strings
+    checked: bool           # crc32c at the end of each chunk
+
+    @property
+    def fixed(self) -> bool:
+        """Every encoded chunk has the length of its rows: ``raw`` fixed-width."""
+        return PRESETS[self.preset] is None and self.typesize > 0
+
+    def encode(self, chunk: Buffer) -> bytes:
+        """One chunk's bytes (C order, little endian, or a vlen-utf8 body) as they stand in the shard."""
+        choice = PRESETS[self.preset]
+        if choice is None:
+            data = bytes(memoryview(chunk).cast("B"))
+        else:
+            shuffle = _BITSHUFFLE if self.typesize else _NOSHUFFLE
+            data = _blosc.compress(chunk, choice[0].encode(), choice[1], shuffle, 0, max(self.typesize, 1))
+        return data + struct.pack("<I", crc32c(data)) if self.checked else data
+
+    def decode_into(self, data: bytes, out: Array, name: str) -> None:
+        """Decode a fixed-width chunk into ``out`` (uint8, contiguous, the chunk's exact size)."""
+        body = self._verified(data, name)
+        if PRESETS[self.preset] is None:
+            if len(body) != out.nbytes:
+                raise Corrupt(name, "a chunk has another length than its rows", expected=out.nbytes, actual=len(body))
+            out[:] = np.frombuffer(body, np.uint8)
+            return
+        self._bounded(body, out.nbytes, out.nbytes, name)
+        self._inflate(body, out, name)
+
+    def decode_string(self, data: bytes, largest: int, name: str) -> bytes:
+        """The vlen-utf8 body of a string chunk; refused before decoding where it claims more than ``largest`` bytes."""
+        body = self._verified(data, name)
+        if PRESETS[self.preset] is None:
+            return bytes(body)
+        self._bounded(body, 4, largest, name)
+        return bytes(self._inflate(body, None, name))
+
+    def _verified(self, data: bytes, name: str) -> memoryview:
+        view = memoryview(data)
+        if not self.checked:
+            return view
+        if len(view) < 4:
+            raise Corrupt(name, "a chunk is shorter than its checksum")
+        expected, actual = struct.unpack("<I", view[-4:])[0], crc32c(view[:-4])
+        if expected != actual:
+            raise Corrupt(name, "a chunk's CRC32C does not match", expected=f"{expected:08x}", actual=f"{actual:08x}")
+        return view[:-4]
+
+    def _bounded(self, body: memoryview, least: int, most: int, name: str) -> None:
+        # The header is a stranger's claim: it is held against the geometry before a byte is decoded.
+        if len(body) < _HEADER.size:
+            raise Corrupt(name, "a chunk is shorter than its blosc header")
+        nbytes, cbytes = _HEADER.unpack_from(body)[4], _HEADER.unpack_from(body)[6]
+        if not least <= nbytes <= most or cbytes != len(body):
+            raise Corrupt(name, "a chunk claims another size than its geometry", expected=most, actual=nbytes)
+
+    def _inflate(self, body: memoryview, out: Array | None, name: str) -> Any:
+        try:
+            return _blosc.decompress(body, out)
+        except (RuntimeError, ValueError) as error:
+            raise Corrupt(name, f"a chunk can't be decoded: {error}") from None
+
+
+@lru_cache(maxsize=None)
+def chunk_codec(preset: str, dtype: str) -> ChunkCodec:
+    """The codec of a field of this data type under this preset."""
+    size = itemsize(dtype)
+    return ChunkCodec(preset, size, checked=PRESETS[preset] is not None or size == 0)
+
+
+def zarr_codecs(preset: str, dtype: str) -> list[dict[str, Any]]:
+    """The inner codecs as Zarr v3 metadata."""
+    size = itemsize(dtype)
+    if dtype == STRING:
+        codecs: list[dict[str, Any]] = [{"name": "vlen-utf8"}]
+    elif size == 1:
+        codecs = [{"name": "bytes"}]
+    else:
+        codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    choice = PRESETS[preset]
+    if choice is not None:
+        codecs.append({"name": "blosc", "configuration": {
+            "typesize": max(size, 1), "cname": choice[0], "clevel": choice[1],
+            "shuffle": "bitshuffle" if size else "noshuffle", "blocksize": 0}})
+    if choice is not None or dtype == STRING:
+        codecs.append({"name": "crc32c"})
+    return codecs

@@ -1,0 +1,143 @@
+"""Sample ids as bytes and hashes, in bulk: no Python per row.
+
+A string id is kept as vlen-utf8 does: a u32 length, then UTF-8 bytes. A batch of them is one ``Ids`` whose ``body`` is ready
+for the chunk encoder. Its hash is 64 bits for the order of the index and 32 more for certainty, both of a store's own seed
+(FORMAT.md section "Key hash").
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zstore._typing import Int64s
+
+MAX_ID_BYTES = 1024
+_M = 0xD6E8FEB86659FD93
+_K = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+_SHIFT = np.uint64(32)
+U64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class StringIds:
+    """A batch of string ids: vlen-utf8 items one behind the other, and where each one's bytes start."""
+
+    body: bytes             # n × (u32 length, bytes)
+    starts: Int64s          # (n,) offset in body of each id's first byte
+    lengths: Int64s         # (n,) bytes of each id
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def slice(self, start: int, stop: int) -> StringIds:
+        """Rows ``[start, stop)``; the body is copied."""
+        if start >= stop:
+            return StringIds(b"", self.starts[:0], self.lengths[:0])
+        low = int(self.starts[start]) - 4
+        high = int(self.starts[stop - 1] + self.lengths[stop - 1])
+        return StringIds(self.body[low:high], self.starts[start:stop] - low, self.lengths[start:stop])
+
+    def to_list(self) -> list[str]:
+        return [self.body[s:s + n].decode() for s, n in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)]
+
+
+def pack_strings(items: list[str]) -> StringIds:
+    """The batch of these strings. Raises TypeError or UnicodeEncodeError as ``str.join`` and ``encode`` do, and
+    ValueError where one holds a NUL; lengths are the caller's to judge."""
+    if not items:
+        return StringIds(b"", np.zeros(0, np.int64), np.zeros(0, np.int64))
+    # Four NULs stand before every id; the lengths are written over them, all at once.
+    data = np.frombuffer(bytearray(("\0\0\0\0" + "\0\0\0\0".join(items)).encode()), np.uint8)
+    zeros = np.flatnonzero(data == 0)
+    if len(zeros) != 4 * len(items):
+        raise ValueError("a string holds a NUL character")
+    slots = zeros[::4]
+    starts = slots + 4
+    lengths = np.diff(slots, append=len(data)) - 4
+    as_bytes = lengths.astype("<u4").view(np.uint8).reshape(-1, 4)
+    data[slots[:, None] + np.arange(4)] = as_bytes
+    return StringIds(data.tobytes(), starts, lengths)
+
+
+def parse_strings(body: bytes, count: int) -> StringIds:
+    """The first ``count`` items of a vlen-utf8 body (without its u32 count). ValueError when they run past the end.
+
+    A loop per item: for a chunk at a time, off the append path."""
+    starts = np.empty(count, np.int64)
+    lengths = np.empty(count, np.int64)
+    at = 0
+    for row in range(count):
+        if at + 4 > len(body):
+            raise ValueError("a string chunk ends inside an item")
+        length = struct.unpack_from("<I", body, at)[0]
+        starts[row], lengths[row] = at + 4, length
+        at += 4 + length
+    if at > len(body):
+        raise ValueError("a string chunk ends inside an item")
+    return StringIds(body[:at], starts, lengths)
+
+
+def hash_strings(ids: StringIds, seed: int) -> tuple[U64, npt.NDArray[np.uint32]]:
+    """``(key, check)`` of each id: uint64 and uint32 arrays, by the rule in FORMAT.md."""
+    n = len(ids)
+    lengths = ids.lengths.astype(np.uint64)
+    a = (lengths * np.uint64(_K)) ^ np.uint64(seed)
+    b = lengths + np.uint64((seed * _K) & _MASK)
+    padded = np.frombuffer(ids.body + b"\0" * 8, np.uint8)
+    words = np.ndarray((max(len(padded) - 7, 0),), "<u8", padded, strides=(1,))
+    longest = int(ids.lengths.max()) if n else 0
+    rest = ids.lengths.copy()
+    for word in range((longest + 7) // 8):
+        live = slice(None) if rest.min() > 0 else np.flatnonzero(rest > 0)
+        left = np.minimum(rest[live], 8).astype(np.uint64)
+        keep = np.uint64(_MASK) >> (np.uint64(64) - np.uint64(8) * left)
+        value = words[ids.starts[live] + 8 * word] & keep
+        a[live] = _mix(a[live] ^ value)
+        b[live] = (b[live] ^ value) * np.uint64(_K)
+        b[live] ^= b[live] >> np.uint64(29)
+        rest -= 8
+    return _mix(a), (_mix(b) >> _SHIFT).astype(np.uint32)
+
+
+def hash_string(item: bytes, seed: int) -> tuple[int, int]:
+    """``(key, check)`` of one id; the same numbers as ``hash_strings``, without arrays."""
+    a = (len(item) * _K & _MASK) ^ seed
+    b = (len(item) + seed * _K) & _MASK
+    for at in range(0, len(item), 8):
+        value = int.from_bytes(item[at:at + 8], "little")
+        a = _mix_int(a ^ value)
+        b = (b ^ value) * _K & _MASK
+        b ^= b >> 29
+    return _mix_int(a), _mix_int(b) >> 32
+
+
+def hash_ints(ids: Int64s) -> U64:
+    """An int64 id is its own key, exact: its bits with the sign flipped, so that keys keep the order of the ids."""
+    return ids.astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)
+
+
+def seed_of(store_id: str) -> int:
+    """The hash seed of a store: the first 8 bytes of its id, little endian."""
+    return int.from_bytes(bytes.fromhex(store_id)[:8], "little")
+
+
+def _mix(x: U64) -> U64:
+    x = x ^ (x >> _SHIFT)
+    x *= np.uint64(_M)
+    x ^= x >> _SHIFT
+    x *= np.uint64(_M)
+    x ^= x >> _SHIFT
+    return x
+
+
+def _mix_int(x: int) -> int:
+    x ^= x >> 32
+    x = x * _M & _MASK
+    x ^= x >> 32
+    x = x * _M & _MASK
+    return x ^ (x >> 32)

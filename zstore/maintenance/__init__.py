@@ -1,0 +1,1 @@
+"""What is done to a store between runs: plain functions of a URL."""

@@ -1,0 +1,132 @@
+"""Building one shard object: chunks in row order, append-only inside, so that an index published before stays true.
+
+A fixed-width ``raw`` chunk has its place by its number: a fuller chunk takes the same place, padded with the fill. Everything
+else grows at the end: a partial chunk that a fuller one supersedes stays where it was, as dead bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from zstore._typing import Array, Buffer
+from zstore.errors import Corrupt
+from zstore.format.checksum import crc32c
+from zstore.format.keys import StringIds
+from zstore.format.schema import Field, Schema
+from zstore.format.trailer import EMPTY, ShardEnd
+
+Rows = Array | StringIds
+
+
+class FieldBody:
+    """The bytes of one field of the shard under construction. Not thread-safe; holds what it was given by reference."""
+
+    def __init__(self, schema: Schema, field: Field) -> None:
+        self.field = field
+        self.dead_bytes = 0
+        self._codec = schema.chunk_codec(field)
+        self._chunks = schema.chunks(field)
+        self._parts: list[Buffer] = []
+        self._size = 0
+        self._crc = 0
+        self._offsets = np.full(self._chunks, EMPTY, np.uint64)
+        self._lengths = np.full(self._chunks, EMPTY, np.uint64)
+        self._crcs = np.zeros(self._chunks if self._codec.fixed else 0, np.uint32)
+
+    def add(self, row: int, rows: Rows, count: int) -> None:
+        """Append whole chunks: rows ``[row, row + count)`` of the shard, both multiples of the chunk's rows. Kept by
+        reference until the shard is written where the codec is raw."""
+        step = self.field.chunk_rows
+        if self._codec.fixed:
+            assert isinstance(rows, np.ndarray)
+            data = _bytes_of(rows[:count])
+            self._place(row, data, count)
+            self._append(data)
+            return
+        for at in range(0, count, step):
+            self._append_chunk((row + at) // step, self._encode(rows, at, at + step))
+
+    def add_partial(self, row: int, rows: Rows, count: int) -> list[Buffer]:
+        """The last chunk, of which ``count`` rows exist so far. Returns what must stand behind the body in the file; a
+        raw chunk is not kept, every other one is from now on part of the body."""
+        if count == 0:
+            return []
+        if not self._codec.fixed:
+            self._append_chunk(row // self.field.chunk_rows, self._encode(rows, 0, count))
+            return []
+        assert isinstance(rows, np.ndarray)
+        data = _bytes_of(rows[:count])
+        self._place(row, data, count)
+        padding = np.full((self.field.chunk_rows - count, *self.field.shape), self.field.fill, self.field.numpy_dtype)
+        return [data, _bytes_of(padding)]
+
+    def finish(self, rows: int, store_id: str, session: str, shard: int, behind: list[Buffer]) -> list[Buffer]:
+        """All parts of the object, from the first byte to the last, for ``rows`` covered rows."""
+        size, crc = self._size, self._crc
+        for part in behind:
+            size, crc = size + len(part), crc32c(part, crc)
+        end = ShardEnd(store_id, session, self.field.path, shard, rows, size, crc, self._offsets, self._lengths, self._crcs)
+        return [*self._parts, *behind, end.to_bytes()]
+
+    def resume(self, body: bytes, end: ShardEnd, name: str) -> None:
+        """Go on where another writer handed over: its body is copied verbatim. ``Corrupt`` if it fails its checksum."""
+        if crc32c(body) != end.body_crc:
+            raise Corrupt(name, "the shard's body fails its CRC32C", expected=f"{end.body_crc:08x}",
+                          actual=f"{crc32c(body):08x}")
+        if self._codec.fixed:
+            whole = end.rows // self.field.chunk_rows * self.field.chunk_rows
+            data = memoryview(body)[:whole * self.field.row_bytes]
+            self._place(0, data, whole)
+            self._append(data)
+        else:
+            self._offsets[:], self._lengths[:] = end.offsets, end.lengths
+            self._append(body)
+            self.dead_bytes = len(body) - int(end.lengths[end.offsets != EMPTY].sum())
+
+    def _append(self, data: Buffer) -> None:
+        if len(data):
+            self._parts.append(data)
+            self._size += len(data)
+            self._crc = crc32c(data, self._crc)
+
+    def _append_chunk(self, chunk: int, data: bytes) -> None:
+        if self._offsets[chunk] != EMPTY:
+            self.dead_bytes += int(self._lengths[chunk])
+        self._offsets[chunk], self._lengths[chunk] = self._size, len(data)
+        self._append(data)
+
+    def _place(self, row: int, data: Buffer, count: int) -> None:
+        """Offsets and the covered rows' CRC of raw chunks that begin at ``row``."""
+        step, row_bytes = self.field.chunk_rows, self.field.row_bytes
+        view = memoryview(data)
+        first = row // step
+        for chunk, at in enumerate(range(0, count, step), first):
+            self._offsets[chunk], self._lengths[chunk] = chunk * step * row_bytes, step * row_bytes
+            self._crcs[chunk] = crc32c(view[at * row_bytes:min(at + step, count) * row_bytes])
+
+    def _encode(self, rows: Rows, start: int, stop: int) -> bytes:
+        step = self.field.chunk_rows
+        if isinstance(rows, StringIds):
+            stop = min(stop, len(rows))
+            missing = step - (stop - start)
+            text = string_items(self.field.fill, missing)
+            return self._codec.encode(struct.pack("<I", step) + rows.slice(start, stop).body + text)
+        chunk = rows[start:stop]
+        if stop - start < step:
+            padded = np.full((step, *self.field.shape), self.field.fill, self.field.numpy_dtype)
+            padded[:stop - start] = chunk
+            chunk = padded
+        return self._codec.encode(_bytes_of(chunk))
+
+
+def string_items(value: str, count: int) -> bytes:
+    """``count`` vlen-utf8 items of one value."""
+    data = value.encode()
+    return (struct.pack("<I", len(data)) + data) * count
+
+
+def _bytes_of(rows: Array) -> memoryview:
+    # Through uint8: bfloat16 has no buffer protocol of its own.
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data

@@ -1,0 +1,178 @@
+"""What every storage offers, and the names that it accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+
+from zstore._typing import Buffer
+
+TMP = "_zstore/tmp"
+
+Names: TypeAlias = list[str]
+Kind: TypeAlias = Literal["nothing", "empty", "file", "folder"]
+
+
+class Handle(Protocol):
+    """One generation of one object, pinned: a later replace or delete does not change what it reads.
+
+    Remote handles (see ``remote``) cannot pin; they raise OSError where they notice that the object changed.
+    """
+
+    @property
+    def size(self) -> int:
+        """The object's length in bytes."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``offset``, fewer only at the end. ValueError when negative or closed."""
+        ...
+
+    def fileno(self) -> int | None:
+        """The open descriptor, for mmap; None where there is none. It stays the handle's: do not close it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the object; closing again does nothing."""
+        ...
+
+
+class Lock(Protocol):
+    """A held lock. It ends with ``release`` or with the process, never by garbage collection."""
+
+    def release(self) -> None:
+        """Let go. A second release, and a release in a forked child, do nothing."""
+        ...
+
+
+class Draft:
+    """Bytes that have no name yet. Good for one ``replace``, ``create`` or ``discard`` of the storage that made it."""
+
+    __slots__ = ()
+
+
+class Storage(Protocol):
+    """Named objects below one URL. Every method may be called from several threads.
+
+    An object is never changed in place: it appears, is replaced or goes as a whole. A name is durable only after
+    ``sync`` of its folder. A name that is absolute, or has an empty, ``.`` or ``..`` component, is a ValueError.
+    """
+
+    @property
+    def url(self) -> str:
+        """Canonical and printable, without credentials."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The whole object, of one generation. FileNotFoundError when absent."""
+        ...
+
+    def open(self, name: str) -> Handle:
+        """Pin the object's present generation. FileNotFoundError when absent."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether an object (not a folder) has this name. Errors other than absence are raised, not False."""
+        ...
+
+    def list(self, folder: str) -> Names:
+        """Names of the objects directly in the folder, sorted; none when it is absent. "" is the root."""
+        ...
+
+    def folders(self, folder: str) -> Names:
+        """Names of the folders directly in the folder, sorted; none when it is absent. "" is the root."""
+        ...
+
+    def make_folders(self, folders: Iterable[str]) -> None:
+        """Make the root and these folders where absent, with their parents. Durable on return."""
+        ...
+
+    def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
+        """Write the parts, joined, to a temporary object; on the disk at return when ``durable``.
+
+        Parts are C-contiguous and may be freed or changed once it returns. Whatever it raises, nothing is left.
+        """
+        ...
+
+    def replace(self, draft: Draft, name: str) -> None:
+        """Give the draft this name, over what had it. Atomic; the name is not durable before ``sync``.
+
+        When it fails the old object stands and the draft is gone.
+        """
+        ...
+
+    def create(self, draft: Draft, name: str) -> bool:
+        """Give the draft this name if nobody has it; False when taken. Atomic; not durable before ``sync``.
+
+        The draft is gone either way, and when it raises.
+        """
+        ...
+
+    def discard(self, draft: Draft) -> None:
+        """Drop a draft; one that was used already is fine."""
+        ...
+
+    def sync(self, folders: Iterable[str]) -> None:
+        """Make the names in these folders durable. FileNotFoundError when one is absent; OSError when in doubt."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove the name; absent is fine. Open handles keep reading. Not durable before ``sync``."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """One lock for the whole store among processes and threads; waits; not reentrant; freed by process death."""
+        ...
+
+    def share_live(self, name: str) -> Lock:
+        """Hold this object shared, made empty if absent; waits while someone holds it exclusively."""
+        ...
+
+    def try_exclusive_live(self, name: str) -> Lock | None:
+        """Hold this object exclusively, made empty if absent; None, without waiting, when anyone holds it."""
+        ...
+
+    def writable(self) -> None:
+        """Raise PermissionError, in one sentence, when a store cannot be written here."""
+        ...
+
+    def kind(self) -> Kind:
+        """What is at the URL: nothing, an empty folder, a file, or a folder with something in it."""
+        ...
+
+
+def checked(name: str) -> str:
+    """The name of an object, given back; ValueError for one that could lead out of the store."""
+    if not isinstance(name, str):
+        raise TypeError(f"an object's name is a str, not {type(name).__name__}")
+    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"not a name inside a store: {name!r}")
+    return name
+
+
+def checked_folder(folder: str) -> str:
+    """Like ``checked``; "" is the root."""
+    return checked(folder) if folder != "" else ""
+
+
+def checked_tag(tag: str) -> str:
+    """The tag of a draft: one component of a name."""
+    if "/" in checked(tag):
+        raise ValueError(f"a draft's tag has no slash: {tag!r}")
+    return tag
+
+
+def octets(part: Buffer) -> memoryview:
+    """The part's bytes, not copied. ValueError when they are not contiguous."""
+    if isinstance(part, np.ndarray):
+        if not part.flags.c_contiguous:
+            raise ValueError("a part of an object must be a C-contiguous array")
+        # bfloat16 and datetime arrays export no buffer; their bytes do.
+        part = part.reshape(-1).view(np.uint8)
+    view = memoryview(cast(bytes, part))  # numpy 2.4 types no buffer under Python 3.11, and has one
+    if not view.c_contiguous:
+        raise ValueError("a part of an object must be contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")

@@ -1,0 +1,174 @@
+"""``memory://``: objects in fsspec's own in-process file system, so that zarr opens the same URL.
+
+For tests and demonstrations. "Durable" means until the process ends; a forked child has its own copy from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from zstore._typing import Buffer
+from zstore.storage.base import Draft, Handle, Lock, checked, checked_folder, checked_tag, octets
+from zstore.storage.remote import PinnedHandle, RemoteStorage
+
+# fsspec's own exclusive create looks and then writes; under this lock the two are one step.
+_steps = threading.RLock()
+_changed = threading.Condition(_steps)
+_doors: dict[str, threading.Lock] = {}
+_EXCLUSIVE = -1
+_holders: dict[tuple[str, str], int] = {}
+
+
+def _forget_in_child() -> None:
+    global _steps, _changed
+    _steps = threading.RLock()
+    _changed = threading.Condition(_steps)
+    _doors.clear()
+    _holders.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class MemoryDraft(Draft):
+    """Bytes; None once used."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data: bytes | None = data
+
+
+class MemoryLock:
+    """One hold on a live object, in this process."""
+
+    __slots__ = ("_key", "_process", "_released")
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        self._key = key
+        self._process = os.getpid()
+        self._released = False
+
+    def release(self) -> None:
+        """Let go; a second time, or in a forked child, it does nothing."""
+        with _changed:
+            if self._released or self._process != os.getpid():
+                return
+            self._released = True
+            left = _holders.pop(self._key)
+            if left > 1:
+                _holders[self._key] = left - 1
+            _changed.notify_all()
+
+
+class MemoryStorage(RemoteStorage):
+    """See ``Storage``. Folders exist while something is in them; handles pin their bytes."""
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(url, options)
+        self.url = f"memory://{self._root.strip('/')}"
+
+    def open(self, name: str) -> Handle:
+        """See ``Storage.open``."""
+        return PinnedHandle(self.read(name))
+
+    def exists(self, name: str) -> bool:
+        """See ``Storage.exists``."""
+        return bool(self._fs.isfile(self._path(name)))
+
+    def make_folders(self, folders: Iterable[str]) -> None:
+        """Checks the names; there is nothing to make."""
+        for folder in folders:
+            checked_folder(folder)
+
+    def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
+        """See ``Storage.draft``; one copy of the parts."""
+        checked_tag(tag)
+        return MemoryDraft(b"".join([octets(part) for part in parts]))
+
+    def replace(self, draft: Draft, name: str) -> None:
+        """See ``Storage.replace``."""
+        data = _spent(draft)
+        with _steps:
+            self._fs.pipe_file(self._path(name), data)
+
+    def create(self, draft: Draft, name: str) -> bool:
+        """See ``Storage.create``."""
+        data = _spent(draft)
+        path = self._path(name)
+        with _steps:
+            if self._fs.exists(path):
+                return False
+            self._fs.pipe_file(path, data)
+            return True
+
+    def discard(self, draft: Draft) -> None:
+        """See ``Storage.discard``."""
+        _memory_draft(draft).data = None
+
+    def sync(self, folders: Iterable[str]) -> None:
+        """Checks the names; memory has nothing to sync."""
+        for folder in folders:
+            checked_folder(folder)
+
+    def delete(self, name: str) -> None:
+        """See ``Storage.delete``."""
+        path = self._path(name)
+        with _steps:
+            if self._fs.isfile(path):
+                self._fs.rm_file(path)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """See ``Storage.exclusive``; among this process's threads, and there are no others."""
+        return self._exclusive()
+
+    def share_live(self, name: str) -> Lock:
+        """See ``Storage.share_live``."""
+        key = (self.url, checked(name))
+        with _changed:
+            _changed.wait_for(lambda: _holders.get(key, 0) != _EXCLUSIVE)
+            self._touch(name)
+            _holders[key] = _holders.get(key, 0) + 1
+            return MemoryLock(key)
+
+    def try_exclusive_live(self, name: str) -> Lock | None:
+        """See ``Storage.try_exclusive_live``."""
+        key = (self.url, checked(name))
+        with _changed:
+            if key in _holders:
+                return None
+            self._touch(name)
+            _holders[key] = _EXCLUSIVE
+            return MemoryLock(key)
+
+    def writable(self) -> None:
+        """Memory is."""
+
+    def _touch(self, name: str) -> None:
+        if not self.exists(name):
+            self._fs.pipe_file(self._path(name), b"")
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with _steps:
+            door = _doors.setdefault(self.url, threading.Lock())
+        with door:
+            yield
+
+
+def _memory_draft(draft: Draft) -> MemoryDraft:
+    if not isinstance(draft, MemoryDraft):
+        raise TypeError(f"not a draft of this storage: {draft!r}")
+    return draft
+
+
+def _spent(draft: Draft) -> bytes:
+    mine = _memory_draft(draft)
+    data, mine.data = mine.data, None
+    if data is None:
+        raise FileNotFoundError("this draft was used or discarded before")
+    return data

@@ -1,0 +1,124 @@
+"""A commit: what is pending becomes durable, a record names it, Zarr's documents follow. One at a time."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import replace
+from typing import Any
+
+from zstore.commits.claims import check_fence
+from zstore.commits.log import Log
+from zstore.commits.opening import Session
+from zstore.commits.projection import project
+from zstore.commits.publish import Delta, publish
+from zstore.errors import InDoubt, StaleWriter, ZStoreError
+from zstore.format.layout import INDEX
+from zstore.format.record import Record
+from zstore.format.schema import Schema
+from zstore.notices import logger, warn
+from zstore.writing.counting import Counter
+from zstore.writing.crew import Crew
+from zstore.writing.entries import Cut
+from zstore.writing.merging import Merger
+from zstore.writing.pipeline import Pipeline
+
+
+class Committer:
+    """One session's publishing. ``lock`` is shared by clock commits, ``commit`` and ``state_dict``."""
+
+    def __init__(self, log: Log, session: Session, schema: Schema, crew: Crew) -> None:
+        self.log, self.session, self.schema = log, session, schema
+        self.lock = threading.RLock()
+        log.storage.make_folders([f.path for f in schema.fields.values()])
+        self._crew = crew
+        self.pipeline = Pipeline(log, session, schema, crew)
+        self._counter = Counter(log.storage, schema, session.opening)
+        self._merger = Merger(log.storage, schema, session.info, crew)
+        self._poison: ZStoreError | None = None
+        self.superseded = 0             # keys of earlier sessions that this one wrote again
+        self.bring_projection()
+
+    @property
+    def tag(self) -> str:
+        """What temporary files of this session are called by."""
+        return f"{self.session.info.opened:020d}"
+
+    def commit(self, *, meta: Any = None, closing: bool = False) -> Record:
+        """Make everything that was appended durable and name it in a record. With nothing new, head's record."""
+        with self.lock:
+            self.check()
+            try:
+                return self._commit(meta, closing)
+            except (StaleWriter, InDoubt) as error:
+                self._poison = error
+                self.pipeline.fail(error)
+                raise
+
+    def check(self) -> None:
+        """Raise what ended this writer."""
+        if self._poison is not None:
+            raise self._poison
+
+    def _commit(self, meta: Any, closing: bool) -> Record:
+        pipeline = self.pipeline
+        pipeline.drain()
+        with pipeline.shard_lock:
+            pipeline.absorb_partial()
+            pipeline.await_seal()
+            pipeline.write_tail(self.tag)
+            cut, merged = pipeline.pending.cut(), self._merger.result()
+            folders = {*pipeline.dirty, *([INDEX] if cut.runs or merged else [])}
+            self.log.storage.sync(sorted(folders))
+            pipeline.dirty -= folders
+        tail = self._unfilled() if closing and pipeline.pending.rows == cut.rows else None
+        if not cut.rows and meta is None and tail is None:
+            head = self.log.head()
+            check_fence(head, self.session.info, self.log.storage.url)
+            return head
+        record = self._publish(cut, merged, meta, tail)
+        with pipeline.shard_lock:
+            pipeline.pending.drop(cut)
+            if pipeline.shard is not None and pipeline.shard.is_wasteful:
+                pipeline.leave_shard()
+        self.bring_projection()
+        self._merger.consider(record)
+        return record
+
+    def _unfilled(self) -> int | None:
+        """The shard to hand over: this writer's, if it lies above the one that head hands over."""
+        shard, parent = self.pipeline.unfilled(), self.log.head().tail
+        return shard if shard is not None and (parent is None or shard > parent) else None
+
+    def _publish(self, cut: Cut, merged: tuple[tuple[str, ...], str] | None, meta: Any, tail: int | None) -> Record:
+        delta = Delta(secrets.token_hex(16), cut.extents, cut.runs, merged, tail, self.pipeline.next_shard, cut.rows,
+                      cut.nonfinite, meta)
+        earlier = 0
+
+        def make(head: Record) -> Record:
+            nonlocal earlier
+            count = self._counter.count(head, cut)
+            earlier = count.earlier
+            return delta.apply(head, self.session.info, count.duplicates, count.superseded)
+
+        record = publish(self.log, self.session.info, make)
+        self.superseded += earlier
+        if earlier:
+            logger.info("%s: %d of the %d rows of version %d supersede keys of an earlier session", self.log.storage.url,
+                        earlier, cut.rows, record.version)
+        return record
+
+    def bring_projection(self) -> None:
+        """Zarr's documents to head. The rows are committed already: a failure here is a warning, tried again later."""
+        try:
+            project(self.log, self.tag)
+        except (OSError, ZStoreError) as error:
+            warn(f"{self.log.storage.url}: the rows are committed, but Zarr's documents could not be brought to head "
+                 f"({error}); the next commit, or `zstore verify --repair`, tries again")
+
+    def take_schema(self, schema: Schema) -> None:
+        """Go on with a schema that has one field more; nothing is pending and a fresh shard comes next."""
+        old, self.schema = self.pipeline, schema
+        old.stop()
+        self.pipeline = Pipeline(self.log, replace(self.session, taken=None), schema, self._crew)
+        self.pipeline.next_shard = old.next_shard

@@ -1,0 +1,74 @@
+"""How many of a commit's rows repeat a key, asked of the key index before the record is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zstore.cache import Cache
+from zstore.format.extents import Extents
+from zstore.format.record import Record
+from zstore.format.run import Entries
+from zstore.format.schema import EPOCH, IDS, Schema
+from zstore.index import KeyIndex
+from zstore.mapping import Column
+from zstore.storage.base import Storage
+from zstore.writing.entries import Cut, read_run
+
+
+@dataclass(frozen=True)
+class Count:
+    """``duplicates``: rows whose key head has. ``earlier``: those of them that an earlier session wrote.
+    ``superseded``: rows of the new version whose key a higher address holds; None where head did not count them."""
+
+    duplicates: int = 0
+    earlier: int = 0
+    superseded: int | None = 0
+
+
+class Counter:
+    """Counts against the index; keeps nothing of it in memory between commits but the opened runs."""
+
+    def __init__(self, storage: Storage, schema: Schema, opening: Record) -> None:
+        self._storage, self._schema = storage, schema
+        self._earlier = opening.extents
+        cache = Cache(2**22)
+        self._ids = Column(storage, schema, schema.fields[IDS], cache)
+        self._epochs = Column(storage, schema, schema.fields[EPOCH], cache)
+
+    def count(self, head: Record, cut: Cut) -> Count:
+        """The numbers of this cut, were it published after ``head``."""
+        if not cut.rows:
+            return Count(superseded=head.superseded)
+        duplicates = earlier = repeats = 0
+        index = self._index(head.index, head.extents)
+        for number, run in enumerate(cut.runs):
+            _, entries = read_run(self._storage, run)
+            found = self._lookup(index, entries)
+            duplicates += int((found >= 0).sum())
+            earlier += int(self._earlier.contains(found[found >= 0]).sum())
+            if number:      # an entry may also repeat one of a run of this very commit
+                own = self._lookup(self._index(cut.runs[:number], cut.extents), entries)
+                found = np.maximum(found, own)
+            repeats += _repeats(entries, found >= 0)
+        superseded = None if head.superseded is None else head.superseded + repeats
+        return Count(duplicates, earlier, superseded)
+
+    def _index(self, runs: tuple[str, ...], extents: Extents) -> KeyIndex:
+        self._ids.cover(extents)
+        self._epochs.cover(extents)
+        return KeyIndex(self._storage, self._schema, runs, extents, self._ids, self._epochs)
+
+    def _lookup(self, index: KeyIndex, entries: Entries) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        return np.asarray(index.lookup(entries.key, entries.check, entries.epoch, None))
+
+
+def _repeats(entries: Entries, held: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
+    """Rows that are not the first of their key: every row whose key is held already, and of the others all but one."""
+    fresh = entries.take(~held)
+    order = np.lexsort((fresh.epoch, fresh.check, fresh.key))
+    fresh = fresh.take(order)
+    same = ((fresh.key[1:] == fresh.key[:-1]) & (fresh.check[1:] == fresh.check[:-1])
+            & (fresh.epoch[1:] == fresh.epoch[:-1]))
+    return int(held.sum()) + int(same.sum())

@@ -1,0 +1,82 @@
+"""A small crew of daemon threads. The standard pools refuse work once the interpreter exits, which is when a Writer
+that was left open commits; these go on until the process ends, and run on the caller's thread when they can't."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """A call under way. ``result()`` waits, and raises what the call raised."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        self._value: Any = None
+
+    def run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:      # handed to whoever waits
+            self._error = error
+        self._done.set()
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def result(self) -> T:
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+
+class Crew:
+    """``size`` threads that run jobs in the order in which they were given."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._size = 0
+        for number in range(size):
+            try:
+                threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+                self._size += 1
+            except RuntimeError:            # the interpreter is exiting: the caller's thread does the work
+                break
+
+    def submit(self, call: Callable[[], T]) -> Job[T]:
+        """Run it soon."""
+        job = Job(call)
+        if self._size:
+            self._jobs.put(job)
+        else:
+            job.run()
+        return job
+
+    def run_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Run all of them at once, the last on the caller's thread; every one ends before the first error is raised."""
+        jobs = [self.submit(call) for call in calls[:-1]]
+        if calls:
+            last = Job(calls[-1])
+            last.run()
+            jobs.append(last)
+        for job in jobs:
+            job._done.wait()
+        return [job.result() for job in jobs]
+
+    def stop(self) -> None:
+        """Let the threads end once they have nothing to do."""
+        for _ in range(self._size):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()

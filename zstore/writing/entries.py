@@ -1,0 +1,104 @@
+"""What a commit will name: the rows since the last one, their index entries, and runs that were written ahead."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zstore.errors import Corrupt
+from zstore.format.extents import Extents
+from zstore.format.keys import StringIds, hash_ints, hash_strings, seed_of
+from zstore.format.layout import run_name
+from zstore.format.record import SessionInfo
+from zstore.format.run import Entries, RunHeader, concat, epoch_spans, parse_run, run_parts
+from zstore.format.schema import Schema
+from zstore.storage.base import Storage
+
+SPILL_ROWS = 2**19          # 12 MB of entries: more than that is written as a run ahead of the commit
+
+
+def make_entries(ids: object, epochs: np.ndarray[tuple[int, ...], np.dtype[np.int32]], address: int, seed: int) -> Entries:
+    """Index entries of consecutive rows from ``address`` on, hashed in bulk."""
+    if isinstance(ids, StringIds):
+        key, check = hash_strings(ids, seed)
+    else:
+        assert isinstance(ids, np.ndarray)
+        key, check = hash_ints(ids), np.zeros(len(ids), np.uint32)
+    addresses = np.arange(address, address + len(key), dtype=np.int64)
+    return Entries(key, check, epochs.copy(), addresses)
+
+
+def write_run(storage: Storage, schema: Schema, session: SessionInfo, entries: Entries) -> str:
+    """One durable run of these entries (any order); its name is durable after a sync of the index folder."""
+    by_address = entries.take(np.argsort(entries.address, kind="stable"))
+    header = RunHeader(schema.store_id, session.commit_id, session.opened, len(entries), schema.ids_are_strings,
+                       Extents.of_addresses(by_address.address), epoch_spans(by_address.epoch, by_address.address))
+    run = f"{session.opened:020d}-{secrets.token_hex(16)}"
+    parts = run_parts(header, by_address.sorted())
+    storage.replace(storage.draft(parts, f"{session.opened:020d}"), run_name(run))
+    return run
+
+
+def read_run(storage: Storage, run: str) -> tuple[RunHeader, Entries]:
+    """A run, whole. Corrupt when it is damaged or missing."""
+    try:
+        return parse_run(storage.read(run_name(run)), run_name(run))
+    except FileNotFoundError:
+        raise Corrupt(run_name(run), "the run is missing") from None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The pending rows that one commit names."""
+
+    extents: Extents
+    runs: tuple[str, ...]
+    notes: int
+    rows: int
+    nonfinite: int
+
+
+@dataclass
+class Pending:
+    """Rows that no record names yet. Used under the pipeline's lock."""
+
+    storage: Storage
+    schema: Schema
+    session: SessionInfo
+    extents: list[tuple[int, int]] = field(default_factory=list)
+    entries: list[Entries] = field(default_factory=list)
+    spilled: list[str] = field(default_factory=list)
+    rows: int = 0
+    nonfinite: int = 0
+    unspilled: int = 0
+
+    def note(self, ids: object, epochs: np.ndarray[tuple[int, ...], np.dtype[np.int32]], address: int,
+             nonfinite: int) -> None:
+        """These rows have their addresses now."""
+        entries = make_entries(ids, epochs, address, seed_of(self.schema.store_id))
+        self.entries.append(entries)
+        self.extents.append((address, len(entries)))
+        self.rows += len(entries)
+        self.unspilled += len(entries)
+        self.nonfinite += nonfinite
+
+    def spill(self, *, force: bool = False) -> None:
+        """Write the entries in memory as a run once they are many, or when asked to."""
+        if self.unspilled and (force or self.unspilled >= SPILL_ROWS):
+            self.spilled.append(write_run(self.storage, self.schema, self.session, concat(self.entries)))
+            self.entries.clear()
+            self.unspilled = 0
+
+    def cut(self) -> Cut:
+        """What there is now, with every entry in a run."""
+        self.spill(force=True)
+        return Cut(Extents(self.extents), tuple(self.spilled), len(self.extents), self.rows, self.nonfinite)
+
+    def drop(self, cut: Cut) -> None:
+        """A record names these now."""
+        del self.extents[:cut.notes]
+        del self.spilled[:len(cut.runs)]
+        self.rows -= cut.rows
+        self.nonfinite -= cut.nonfinite
