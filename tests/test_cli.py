@@ -243,10 +243,10 @@ def test_conflict_with_a_live_writer(store: str, ran: Any) -> None:
 
 
 def damage(url: str) -> Path:
-    """Turn a byte of a vectors' shard over."""
+    """Turn a byte of the vectors' shard over, behind the chunk that the second commit superseded."""
     shard = next(Path(url, "vectors").glob("c.*"))
     data = bytearray(shard.read_bytes())
-    data[10] ^= 0xFF
+    data[len(data) // 2] ^= 0xFF
     shard.write_bytes(data)
     return shard
 

@@ -21,8 +21,8 @@ _alive: weakref.WeakSet[ForkLock] = weakref.WeakSet()
 class ForkLock:
     """Not reentrant. Holders in other processes are seen only where the lock was made before the fork.
 
-    One byte of an unlinked file stands for each lock. Record locks belong to the process, not to the descriptor: a child
-    inherits none, and the kernel drops a killed holder's. Among threads they exclude nobody, so each process adds a
+    One byte of an unlinked file stands for each lock. Record locks belong to the process, not to the descriptor: a
+    child inherits none, and the kernel drops a killed holder's. Among threads they exclude nobody, so each process adds a
     lock of its own, which a child makes anew, for the thread that held its parent's does not exist there.
     """
 

@@ -1,4 +1,4 @@
-"""Sample ids as callers have them, made into what the store holds: one clear sentence for each way they can be wrong."""
+"""Sample ids as callers have them, made into what the store holds: a clear sentence for each way they can be wrong."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def normalise_ids(ids: Any, strings: bool | None) -> Ids:
     """The ids as one batch: ``StringIds``, or an int64 array of shape ``(n,)`` (the caller's own array where it fits).
 
     ``strings`` says what the store holds; None where that is not settled yet, and then no ids at all are taken as
-    integers. Takes lists, tuples, ranges, numpy arrays (integers, ``U``, ``object``, ``StringDType``), pandas Series and
-    Index, Arrow arrays (chunked ones too), and tensors of integers; none of these libraries is imported.
+    integers. Takes lists, tuples, ranges, numpy arrays (integers, ``U``, ``object``, ``StringDType``), pandas Series
+    and Index, Arrow arrays (chunked ones too), and tensors of integers; none of these libraries is imported.
 
     Raises TypeError for things that are no ids, ValueError for ids that no store can hold or that are of the other kind
     than this store's.
@@ -125,7 +125,7 @@ def _strings(items: list[str], strings: bool | None) -> StringIds:
         packed = pack_strings(items)
     except UnicodeEncodeError:
         bad = next(item for item in items if not _encodable(item))
-        raise ValueError(f"the id {ascii(bad)} holds a lone surrogate, which UTF-8 can't write") from None
+        raise ValueError(f"the id {bad!a} holds a lone surrogate, which UTF-8 can't write") from None
     except ValueError:
         bad = next(item for item in items if "\0" in item)
         raise ValueError(f"the id {_show(bad)} holds a NUL character, which no id may") from None

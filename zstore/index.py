@@ -1,17 +1,16 @@
 """Keys to addresses: the immutable runs that a version names, and what no readable run covers.
 
 A lookup finds, in each run, the last entry at or below (key, epoch) among those of its key, steps back over what is not
-visible, and keeps the best over all runs. Runs are sorted by hash, so a table of prefixes leaves a handful of entries to
-bisect. Many small runs are joined in memory once the lookups have cost about as much as the joining.
+visible, and keeps the best over all runs. Runs are sorted by hash, so a table of prefixes leaves a handful of entries
+to bisect. Many small runs are joined in memory once the lookups have cost about as much as the joining.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,11 @@ from zstore.errors import Corrupt
 from zstore.format import keys as key_rules
 from zstore.format import layout
 from zstore.format.extents import Extents
+from zstore.format.keys import StringIds
 from zstore.format.run import Entries, RunHeader, concat, epoch_spans, parse_run
 from zstore.format.schema import Schema
-from zstore.mapping import Column
 from zstore.storage.base import Storage
+from zstore.storage.whole import whole
 from zstore.tables import Bools, Epochs, Table, Visible, merge_runs
 
 __all__ = ["KeyIndex", "RunFile", "count_duplicates", "merge_runs"]
@@ -32,6 +32,14 @@ __all__ = ["KeyIndex", "RunFile", "count_duplicates", "merge_runs"]
 log = logging.getLogger("zstore")
 JOINED_ENTRIES = 1 << 23        # as many, joined in memory, are 230 MB
 SCAN_ROWS = 1 << 17
+
+
+class Readable(Protocol):
+    """What the index asks of a column, where it must read the rows that no run covers."""
+
+    def span(self, start: int, count: int) -> npt.NDArray[Any]: ...
+
+    def string_ids(self, start: int, count: int) -> list[StringIds]: ...
 
 
 class RunFile:
@@ -46,11 +54,13 @@ class RunFile:
 class KeyIndex:
     """The keys of one version. Immutable to the caller; safe among threads and in forked children.
 
-    ``previous`` is the index of another version of the same store, whose loaded runs are used again.
+    ``previous`` is the index of another version of the same store, whose loaded runs are used again. ``join``: make
+    one table of many small runs in memory, which a reader profits from and a writer must not.
     """
 
-    def __init__(self, storage: Storage, schema: Schema, runs: tuple[str, ...], extents: Extents, ids_column: Column | None,
-                 epoch_column: Column | None, previous: KeyIndex | None = None) -> None:
+    def __init__(self, storage: Storage, schema: Schema, runs: tuple[str, ...], extents: Extents,
+                 ids_column: Readable | None, epoch_column: Readable | None, previous: KeyIndex | None = None, *,
+                 join: bool = True) -> None:
         self.extents, self._names = extents, runs
         self._storage, self._schema, self._ids, self._epochs = storage, schema, ids_column, epoch_column
         self._files: dict[str, RunFile | None] = {} if previous is None else {
@@ -59,15 +69,15 @@ class KeyIndex:
         self._scanned: Entries | None = None
         self._tables: list[Table] | None = None
         self._known_epochs: Int64s | None = None
-        self._work = 0
+        self._work = 0 if join else -1
         self._starts, self._ends = extents.starts.tolist(), (extents.starts + extents.counts).tolist()
 
     def lookup(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32], epoch: Epochs,
                visible: Visible | None = None) -> Int64s:
         """The address of each key, -1 where absent; int64.
 
-        With an epoch (one, or an int32 array, one per key) the highest visible address of exactly that key; with None the
-        row of the highest epoch, and of those the highest address. ``visible`` says which addresses count (default: the
+        With an epoch (one, or an int32 array, one per key) the highest visible address of exactly that key; with None
+        the row of the highest epoch, and of those the highest address. ``visible`` says which addresses count (default: the
         version's extents); the rest are cut before the highest is chosen.
         """
         seen = self._in_extents if visible is None else visible
@@ -127,6 +137,16 @@ class KeyIndex:
             self._known_epochs = np.array(sorted(found), np.int64)
         return self._known_epochs
 
+    def forget(self, most: int) -> None:
+        """Let go of loaded runs, the largest first, until at most ``most`` entries are held open."""
+        loaded = [(name, len(file.table)) for name, file in self._files.items() if file is not None]
+        total = sum(size for _, size in loaded)
+        for name, size in sorted(loaded, key=lambda pair: -pair[1]):
+            if total <= most:
+                return
+            del self._files[name]
+            total -= size
+
     @property
     def known_epochs(self) -> Int64s | None:
         """``epochs()`` where it was asked before, else None; reads nothing."""
@@ -142,7 +162,7 @@ class KeyIndex:
         if name not in self._files:
             path = layout.run_name(name)
             try:
-                header, entries = parse_run(_bytes_of(self._storage, path), path)
+                header, entries = parse_run(whole(self._storage, path), path)
                 if header.store_id != self._schema.store_id or header.strings != self._schema.ids_are_strings:
                     raise Corrupt(path, "the run belongs to another store")
                 self._files[name] = RunFile(header, entries)
@@ -209,7 +229,7 @@ class KeyIndex:
         return [file.table for file in self._readable()] + self._rest()
 
     def _join(self) -> list[Table]:
-        """The small runs as one table in memory, kept for later versions that name them all; the large ones as they are."""
+        """The small runs as one table in memory, kept for later versions that name them all; large ones as they are."""
         small: list[tuple[str, Table]] = []
         total = 0
         readable = [(name, file.table) for name in self._names for file in [self._load(name)] if file is not None]
@@ -221,8 +241,9 @@ class KeyIndex:
             return self._arranged()
         sets = [table.epochs for _, table in small]
         epochs = frozenset().union(*(s for s in sets if s is not None)) if None not in sets else None
-        joined = Table(merge_runs([table.entries for _, table in small]), epochs)
         names = frozenset(name for name, _ in small)
+        # In the record's order, which is that of time: then most entries of one key are in order already.
+        joined = Table(merge_runs([table.entries for name, table in readable if name in names]), epochs)
         self._joined = (names, joined)
         return [joined, *(table for name, table in readable if name not in names), *self._rest()]
 
@@ -230,7 +251,8 @@ class KeyIndex:
 
     def _in_extents(self, addresses: Int64s) -> Bools:
         if len(self._starts) == 1:
-            return (addresses >= self._starts[0]) & (addresses < self._ends[0])
+            inside: Bools = (addresses >= self._starts[0]) & (addresses < self._ends[0])
+            return inside
         return self.extents.contains(addresses)
 
     def _holds(self, address: int) -> bool:
@@ -253,15 +275,3 @@ def count_duplicates(index: KeyIndex, entries: Entries) -> int:
 
 def _nothing() -> Entries:
     return Entries(np.zeros(0, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.int32), np.zeros(0, np.int64))
-
-
-def _bytes_of(storage: Storage, name: str) -> Any:
-    """The whole object: mapped where it is a file, so that entries which nobody asks for take no memory."""
-    handle = storage.open(name)
-    try:
-        descriptor = handle.fileno()
-        if descriptor is None or not handle.size:
-            return handle.read(0, handle.size)
-        return mmap.mmap(descriptor, handle.size, access=mmap.ACCESS_READ)
-    finally:
-        handle.close()

@@ -12,8 +12,8 @@ from zstore.storage.pages import Range
 
 
 class Mapped:
-    """``rows`` is ``(shards * rows_per_shard, *shape)``, read-only; of each shard the first ``ready[shard]`` rows may be
-    touched, and touching any other kills the process. A row that is ready stays as it is, for every array made from it.
+    """``rows`` is ``(shards * rows_per_shard, *shape)``, read-only; of each shard the first ``ready[shard]`` rows may
+    be touched, and touching any other kills the process. A row that is ready stays as it is, for every array made from it.
     """
 
     def __init__(self, schema: Schema, field: Field, shards: int) -> None:
@@ -47,8 +47,8 @@ class Mapped:
             raise Corrupt(file.name, "the chunks of a raw shard are not in row order")
 
     def _copy(self, shard: int, file: ShardFile) -> None:
-        """The rows of a tail, into anonymous pages in its place, where they stay even when the shard gets full: to map a
-        file over pages that someone reads is a risk, and it would free one shard at most."""
+        """The rows of a tail, into anonymous pages in its place, where they stay even when the shard gets full: to map
+        a file over pages that someone reads is a risk, and it would free one shard at most."""
         at, row_bytes, step = shard * self._shard_bytes, self._field.row_bytes, self._field.chunk_rows
         if shard not in self._copied:
             self._range.map_anonymous(at, self._shard_bytes)

@@ -85,8 +85,8 @@ class Reader(View):
         except (NotFound, StoreNotFound):
             again = None
         if again is None or again.commit_id != old.commit_id:
-            raise Conflict(f"the store at {snapshot.url} was replaced: its version {old.version} is not the one that was "
-                           "opened; open a new Reader")
+            raise Conflict(f"the store at {snapshot.url} was replaced: its version {old.version} is not the one that "
+                           "was opened; open a new Reader")
         head = self._log.head()
         if head.version == old.version:
             return False
@@ -127,8 +127,8 @@ class Reader(View):
 def _refuse_half_made(url: str, head: Record) -> None:
     whole = head.extra.get("whole")
     if isinstance(whole, int) and head.version < whole:
-        raise StoreNotFound(f"the store at {url} is still being made by compact; open it when that has finished, or run "
-                            "it again")
+        raise StoreNotFound(f"the store at {url} is still being made by compact; open it when that has finished, or "
+                            "run it again")
 
 
 def _reopened(url: str, version: int, commit_id: str, options: dict[str, Any]) -> Reader:

@@ -14,11 +14,11 @@ Mask = npt.NDArray[np.bool_]
 class Rows:
     """Row numbers ``0..n-1`` and the address of each. Immutable.
 
-    Held as ``Extents`` (ascending addresses in few runs; small, also when pickled) or as an int64 array, in any order and
-    with repeats.
+    Held as ``Extents`` (ascending addresses in few runs; small, also when pickled) or as an int64 array, in any order
+    and with repeats.
     """
 
-    __slots__ = ("extents", "_explicit", "_order")
+    __slots__ = ("_explicit", "_order", "extents")
 
     def __init__(self, extents: Extents | None, explicit: Int64s | None = None) -> None:
         self.extents = extents
@@ -29,9 +29,8 @@ class Rows:
     def of(cls, addresses: Int64s) -> Rows:
         """The rows at these addresses, in this order; as runs where that is the smaller way."""
         steps = np.diff(addresses)
-        if (steps > 0).all():
-            if int((steps != 1).sum()) < 64 + len(addresses) // 16:
-                return cls(Extents.of_addresses(addresses))
+        if (steps > 0).all() and int((steps != 1).sum()) < 64 + len(addresses) // 16:
+            return cls(Extents.of_addresses(addresses))
         fixed = np.array(addresses, np.int64)
         fixed.flags.writeable = False
         return cls(None, fixed)

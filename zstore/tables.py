@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ class Table:
 
     def __init__(self, entries: Entries, epochs: frozenset[int] | None) -> None:
         self.entries, self.epochs = entries, epochs
-        self._starts: npt.NDArray[np.int32] | None = None
+        self._starts: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -69,7 +70,7 @@ class Table:
         while low < high:
             middle = (low + high) >> 1
             there = keys[middle]
-            if there < key or there == key and (epoch is None or epochs[middle] <= epoch):
+            if there < key or (there == key and (epoch is None or epochs[middle] <= epoch)):
                 low = middle + 1
             else:
                 high = middle
@@ -120,9 +121,9 @@ class Table:
         starts = np.zeros(self._prefixes + 1, np.int64 if count >= 2**31 else np.int32)
         np.cumsum(sizes, out=starts[1:])
         self._steps = int(sizes.max()).bit_length()
-        self._key, self._epoch = memoryview(entries.key), memoryview(entries.epoch)
-        self._address, self._check = memoryview(entries.address), memoryview(entries.check)
-        self._bounds = memoryview(starts)
+        self._key, self._epoch = entries.key.data, entries.epoch.data
+        self._address, self._check = entries.address.data, entries.check.data
+        self._bounds = starts.data
         self._starts = starts                       # last: it says that the others are there
 
 

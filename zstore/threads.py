@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
@@ -23,13 +24,13 @@ def spread(work: Callable[[int, int], None], count: int, least: int) -> None:
     The calling thread does the first part itself. Raises what the parts raise, once all of them have ended.
     """
     parts = min(cores(), count // max(least, 1))
-    if parts <= 1 or getattr(_in_pool, "yes", False):       # a pool thread that waited for its own pool would wait for ever
+    if parts <= 1 or getattr(_in_pool, "yes", False):       # a pool thread that waits for its own pool waits for ever
         work(0, count)
         return
     bounds = [count * part // parts for part in range(parts + 1)]
     try:
         pool = _the_pool()
-        rest = [pool.submit(work, low, high) for low, high in zip(bounds[1:-1], bounds[2:], strict=True)]
+        rest = [pool.submit(work, low, high) for low, high in pairwise(bounds[1:])]
     except RuntimeError:                                    # the interpreter is shutting down
         work(0, count)
         return

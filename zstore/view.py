@@ -85,8 +85,8 @@ class View:
         return np.unique(self.field(EPOCH)).astype(np.int64)
 
     def field(self, name: str) -> Array:
-        """One field of each row, (n, *shape), read-only: ``"ids"``, ``"epoch"``, ``"vectors"``, or the user's own. NotFound
-        names the fields that there are."""
+        """One field of each row, (n, *shape), read-only: ``"ids"``, ``"epoch"``, ``"vectors"``, or the user's own.
+        NotFound names the fields that there are."""
         return self._remembered(name) if name in (IDS, VECTORS) else self._values(name)
 
     def __getitem__(self, rows: Any) -> Array:
@@ -138,8 +138,8 @@ class View:
         return View(snapshot, mine.take(np.atleast_1d(np.asarray(chosen, np.int64))))
 
     def find(self, ids: Any, *, epoch: Any = None) -> Any:
-        """Row numbers, -1 where absent; int64 of the shape that ``get`` would have before the vector's axes, a plain int
-        for one id. ``epoch`` None is each id's highest."""
+        """Row numbers, -1 where absent; int64 of the shape that ``get`` would have before the vector's axes, a plain
+        int for one id. ``epoch`` None is each id's highest."""
         snapshot, rows, _ = self._now()
         return find_rows(snapshot.index, snapshot.schema, rows, ids, epoch)
 
@@ -164,8 +164,8 @@ class View:
         return self._batches(snapshot, rows, size)
 
     def torch(self) -> Any:
-        """The vectors as a torch tensor, (n, *shape), of the same dtype, sharing their memory. **Do not write to it**: the
-        memory is read-only, torch has no word for that, and writing ends the process. ``clone()`` it first."""
+        """The vectors as a torch tensor, (n, *shape), of the same dtype, sharing their memory. **Do not write to it**:
+        the memory is read-only, torch has no word for that, and writing ends the process. ``clone()`` it first."""
         import torch
 
         vectors = self.vectors

@@ -27,13 +27,13 @@ _SIGN = 1 << 63
 
 def find_rows(index: KeyIndex, schema: Schema, rows: Rows, ids: Any, epoch: Any) -> Any:
     """See ``View.find``."""
-    addresses = _addresses(index, schema, rows, ids, epoch, rows.extents == index.extents)
+    addresses = _addresses(index, schema, rows, ids, epoch, rows.extents is index.extents)
     found = rows.rows(addresses.reshape(-1)).reshape(addresses.shape)
     return int(found) if found.ndim == 0 else found
 
 
-def fetch(index: KeyIndex, schema: Schema, column: Column, names: Column, rows: Rows, ids: Any, epoch: Any, missing: str,
-          whole: bool) -> Any:
+def fetch(index: KeyIndex, schema: Schema, column: Column, names: Column, rows: Rows, ids: Any, epoch: Any,
+          missing: str, whole: bool) -> Any:
     """See ``View.get``; ``whole``: the rows are all of the version's."""
     if missing != "raise":
         _check_missing(column, missing)
@@ -122,7 +122,7 @@ def _epochs(epoch: Any) -> Int64s | None:
     if isinstance(epoch, range):
         epoch = list(epoch)
     array = np.asarray(epoch)
-    if array.dtype.kind not in "iu" and array.size or array.ndim > 1:
+    if (array.dtype.kind not in "iu" and array.size) or array.ndim > 1:
         raise TypeError(f"epoch is None, one int or a list of ints, not {epoch!r}")
     return array.astype(np.int64)
 
@@ -131,25 +131,25 @@ def _check_missing(column: Column, missing: str) -> None:
     if missing != "nan":
         raise ValueError(f'missing is "raise" or "nan", not {missing!r}')
     if not is_float(column.field.dtype):
-        raise ValueError(f'the field {column.field.name!r} is {column.field.dtype}, which has no NaN: ask view.find(ids) '
-                         "which rows are there (-1: absent) and get those")
+        raise ValueError(f'the field {column.field.name!r} is {column.field.dtype}, which has no NaN: ask '
+                         "view.find(ids) which rows are there (-1: absent) and get those")
 
 
 def _refuse_too_much(flat: Int64s, column: Column) -> None:
     nbytes = len(flat) * column.field.row_bytes
     if nbytes > 2**28 and nbytes > 0.8 * available_memory():
-        raise MemoryError(f"{len(flat):,} rows of {column.field.name!r} are {nbytes / 2**30:.1f} GiB, more than 80% of the "
-                          "available memory; ask for fewer ids at a time")
+        raise MemoryError(f"{len(flat):,} rows of {column.field.name!r} are {nbytes / 2**30:.1f} GiB, more than 80% of "
+                          "the available memory; ask for fewer ids at a time")
 
 
-def _explain(index: KeyIndex, schema: Schema, names: Column, rows: Rows, ids: Any, epoch: Any, addresses: Int64s) -> str:
+def _explain(index: KeyIndex, schema: Schema, names: Column, rows: Rows, ids: Any, epoch: Any,
+             addresses: Int64s) -> str:
     """Which keys are missing, and what may have been meant."""
     items = [ids] if is_one(ids) else _listed(normalise_ids(ids, schema.ids_are_strings))
     epochs = _epochs(epoch)
     table = addresses.reshape(len(items), -1)
     lost = np.flatnonzero((table < 0).any(axis=1))
     first = items[int(lost[0])]
-    known = index.known_epochs if epochs is not None else None
     there = epochs is not None and find_rows(index, schema, rows, [first], None)[0] >= 0
     more = "" if len(lost) <= 3 else f" and {len(lost) - 3:,} more"
     shown = ", ".join(repr(items[row]) for row in lost[:3].tolist()) + more
@@ -161,7 +161,7 @@ def _explain(index: KeyIndex, schema: Schema, names: Column, rows: Rows, ids: An
         return f"{what} at epoch {int(epochs.reshape(-1)[column])}; the epochs are {span}"
     near = _near(first, names, rows)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return what + hint + ('' if near else '; write missing="nan" to get NaN rows, or ask view.find(ids) which are there')
+    return what + (hint or '; write missing="nan" to get NaN rows, or ask view.find(ids) which are there')
 
 
 def _listed(ids: StringIds | Int64s) -> list[Any]:

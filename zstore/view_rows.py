@@ -11,7 +11,7 @@ from zstore._typing import Int64s
 
 
 def index_rows(rows: Any, count: int) -> int | range | Int64s:
-    """Row numbers in ``[0, count)`` of an int, a slice, a mask or a list of ints. IndexError beyond; TypeError otherwise."""
+    """Row numbers in ``[0, count)`` of an int, a slice, a mask or a list of ints. IndexError beyond; else TypeError."""
     if isinstance(rows, slice):
         return range(*rows.indices(count))
     if isinstance(rows, (str, bytes)):

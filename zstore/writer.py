@@ -114,6 +114,8 @@ class Writer:
         the background is behind by more than two shards. The arrays may be changed as soon as it returns.
         """
         self._check_usable()
+        if hasattr(ids, "__next__"):        # an iterator can be read once, and a first batch is looked at twice
+            ids = list(ids)
         with self._lock:
             core = self._core or self._begin(ids, vectors, epoch, fields)
             if core is None:
@@ -241,10 +243,10 @@ class Writer:
         storage, kind = self._storage, self._storage.kind()
         if kind == "file":
             raise AlreadyExists(f"{self.url} is a file; a store is a folder: choose another path")
-        if kind == "folder" and not self._log.exists():
-            if storage.list("") or set(storage.folders("")) - {"_zstore"}:
-                what = "another Zarr group or array" if storage.exists("zarr.json") or storage.exists(".zgroup") else "a folder with other things in it"
-                raise AlreadyExists(f"{self.url} is {what}, not a zstore store; choose another path")
+        if kind == "folder" and not self._log.exists() and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
+            zarr = storage.exists("zarr.json") or storage.exists(".zgroup") or storage.exists(".zarray")
+            what = "another Zarr group or array" if zarr else "a folder with other things in it"
+            raise AlreadyExists(f"{self.url} is {what}, not a zstore store; choose another path")
         if kind == "folder" and mode == "x" and self._log.exists():
             raise AlreadyExists(self._describe_store())
         storage.writable()
@@ -305,8 +307,9 @@ class Writer:
     def _say_cut(self, head: Record, opened: Record) -> None:
         cut = len(head.extents - opened.extents)
         if cut:
-            warn(f"{self.url}: rolled back from version {head.version} to the rows of version "
-                 f"{(opened.session.at or {}).get('version', '?')}: {cut:,} rows are cut (they stay readable at their versions)")
+            to = (opened.session.at or {}).get("version", "?")
+            warn(f"{self.url}: rolled back from version {head.version} to the rows of version {to}: {cut:,} rows are cut "
+                 "(they stay readable at their versions)")
 
     def _commit(self, meta: Any, *, closing: bool = False) -> Record:
         assert self._core is not None

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, cast
 
 from zstore.cli import output
@@ -50,6 +53,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")     # an id that this terminal has no letters for
     try:
         return _dispatch(words)
     except SystemExit as end:                     # argparse: --help and --version
@@ -103,9 +109,9 @@ def _command_parser(name: str, command: Command) -> Parser:
 
 def _guarded(command: Command, args: argparse.Namespace) -> int:
     """Run a command; any error becomes its sentence and its code."""
-    _plain_warnings()
     try:
-        return _flushed(command.run(args))
+        with _plain_notices():
+            return _flushed(command.run(args))
     except BrokenPipeError:
         return _quiet()
     except KeyboardInterrupt:
@@ -132,12 +138,23 @@ def _quiet() -> int:
     return 0
 
 
-def _plain_warnings() -> None:
-    """A warning is a sentence on stderr too."""
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        output.say(f"zstore: {output.redact(str(message))}")
+@contextmanager
+def _plain_notices() -> Iterator[None]:
+    """zstore's notices come as sentences on stderr, by its logger; Python's warnings are for programmers."""
+    handler = _Stderr(logging.WARNING)
+    logger = logging.getLogger("zstore")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
 
-    warnings.showwarning = show
+
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        output.say(f"zstore: {output.redact(record.getMessage())}")
 
 
 if __name__ == "__main__":

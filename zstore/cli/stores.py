@@ -28,8 +28,10 @@ def storage_options(args: argparse.Namespace) -> dict[str, Any] | None:
     return dict(args.options) if args.options else None
 
 
-def reader(args: argparse.Namespace) -> zstore.Reader:
-    """The store, open for reading."""
+def reader(args: argparse.Namespace, *, version: int | None = None) -> zstore.Reader:
+    """The store, open for reading at the version that the arguments name, or at the one given."""
+    if version is not None:
+        return zstore.Reader(args.url, version=version, storage_options=storage_options(args))
     return zstore.Reader(args.url, version=args.version, tag=args.tag, storage_options=storage_options(args))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from zstore.format.record import Record
@@ -42,10 +42,11 @@ class Commit:
     @property
     def when(self) -> str:
         """``time`` as text, UTC."""
-        return datetime.fromtimestamp(self.time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
     @classmethod
     def of(cls, record: Record, tag: str | None = None) -> Commit:
+        """What a record says of itself, with the tag that names it."""
         s = record.session
         return cls(record.store_id, record.version, record.commit_id, record.rows, record.new_rows, record.duplicates,
                    record.nonfinite, record.time, record.opens, s.opened, s.host, s.pid, s.member, record.meta, tag)

@@ -7,10 +7,10 @@ import json
 import re
 from typing import Any
 
-from zstore.errors import BehindCheckpoint, FormatError, NotFound, StoreNotFound
+from zstore.errors import BehindCheckpoint, Corrupt, FormatError, NotFound, StoreNotFound
 from zstore.format.checksum import open_json
 from zstore.format.layout import COMMITS, ROOT, TAGS, commit_name, tag_name
-from zstore.format.record import Record, parse_record
+from zstore.format.record import Record, check_format, parse_record
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
 
@@ -92,7 +92,12 @@ class Log:
             near = difflib.get_close_matches(name, tags, 3) or tags[:3]
             hint = f"; there is {', '.join(map(repr, near))}" if near else "; it has no tags"
             raise NotFound(f"{self.storage.url} has no tag {name!r}{hint}") from None
-        return int(document["version"])
+        check_format(document.get("format"), tag_name(name))
+        version, head = document.get("version"), self.head()
+        if not isinstance(version, int) or not 0 <= version <= head.version or document.get("store_id") != head.store_id:
+            raise Corrupt(tag_name(name), "the tag names no version of this store",
+                          expected=f"0 to {head.version} of {head.store_id}", actual=f"{version} of {document.get('store_id')}")
+        return version
 
     def tags(self) -> list[str]:
         """The names of all tags, sorted."""

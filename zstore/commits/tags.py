@@ -23,7 +23,7 @@ def put_tag(log: Log, tag: str, record: Record) -> None:
     storage = log.storage
     body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "store_id": record.store_id, "version": record.version,
                       "commit_id": record.commit_id, "time": time.time()})
-    if not storage.create(storage.draft([body], f"{record.session.opened:020d}"), tag_name(tag)):
-        if log.tag(tag) != record.version:
-            check_free(log, tag)
+    if not storage.create(storage.draft([body], f"{record.session.opened:020d}"), tag_name(tag)) and (
+            log.tag(tag) != record.version):
+        check_free(log, tag)
     storage.sync([TAGS])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numcodecs.blosc as _blosc
@@ -96,7 +96,7 @@ class ChunkCodec:
             raise Corrupt(name, f"a chunk can't be decoded: {error}") from None
 
 
-@lru_cache(maxsize=None)
+@cache
 def chunk_codec(preset: str, dtype: str) -> ChunkCodec:
     """The codec of a field of this data type under this preset."""
     size = itemsize(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,28 +20,35 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """The little-endian numpy dtype of a fixed-width type. bfloat16 is ml_dtypes', imported only when met."""
     if name == BFLOAT16:
         import ml_dtypes
-        return np.dtype(ml_dtypes.bfloat16)
+        bits: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bits
     if name not in _PLAIN:
         raise ValueError(f"{name!r} has no fixed width")
-    return np.dtype(name).newbyteorder("<")
+    # By its code: on a little-endian machine that is the native dtype, whose memory Python can index.
+    return np.dtype("<" + np.dtype(name).str[1:])
 
 
 def name_of(dtype: Any) -> str | None:
     """The format's name of a numpy dtype, a torch dtype, or a name; None for what a store can't hold."""
-    if isinstance(dtype, str) and dtype in NAMES:
-        return dtype
-    if isinstance(dtype, str) and dtype == "str" or dtype is str:
+    if isinstance(dtype, np.dtype):
+        return _name_of_numpy(dtype)
+    if dtype is str or (isinstance(dtype, str) and dtype in ("str", STRING)):
         return STRING
-    text = str(dtype)
-    if text.startswith("torch."):
-        return text[6:] if text[6:] in NAMES else None
+    text = str(dtype).removeprefix("torch.")
+    if text in NAMES:
+        return text
     try:
-        found = np.dtype(dtype)
+        return _name_of_numpy(np.dtype(dtype))
     except TypeError:
         return None
-    if found.kind in "UT":
+
+
+@cache
+def _name_of_numpy(dtype: np.dtype[Any]) -> str | None:
+    # Cached: numpy makes a dtype's name anew each time, which costs as much as copying a small batch.
+    if dtype.kind in "UT":
         return STRING
-    name = found.newbyteorder("=").name
+    name = dtype.newbyteorder("=").name
     return name if name in NAMES else None
 
 

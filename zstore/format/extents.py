@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from zstore._typing import Int64s
 
 Pair = tuple[int, int]
+MAX_ADDRESS = 2**62      # a sum of two addresses, or of all counts, still fits in int64
 
 
 class Extents:
@@ -18,7 +20,7 @@ class Extents:
     address, one longer than ``starts``) are int64 arrays of one entry per run.
     """
 
-    __slots__ = ("starts", "counts", "offsets")
+    __slots__ = ("counts", "offsets", "starts")
 
     def __init__(self, pairs: Iterable[Iterable[int]] = ()) -> None:
         merged: list[list[int]] = []
@@ -32,6 +34,16 @@ class Extents:
         self.starts: Int64s = np.array([s for s, _ in merged], np.int64)
         self.counts: Int64s = np.array([c for _, c in merged], np.int64)
         self.offsets: Int64s = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts, dtype=np.int64)])
+
+    @classmethod
+    def read(cls, pairs: Any, end: int = MAX_ADDRESS) -> Extents:
+        """Those of a stranger's JSON. ValueError or TypeError unless all are ``[start, count]`` within ``[0, end)``."""
+        if not isinstance(pairs, list):
+            raise ValueError("extents")
+        for start, count in pairs:
+            if type(start) is not int or type(count) is not int or start < 0 or count < 0 or start + count > end:
+                raise ValueError(f"the extent [{start!r:.40}, {count!r:.40}]")
+        return cls(pairs)
 
     @classmethod
     def of_addresses(cls, addresses: Int64s) -> Extents:
@@ -75,7 +87,7 @@ class Extents:
             shift = np.repeat(self.starts - self.offsets[:-1], self.counts)
             return np.arange(len(self), dtype=np.int64) + shift
         if len(self.starts) == 1:
-            return rows + self.starts[0]
+            return np.asarray(rows + self.starts[0])
         run = np.searchsorted(self.offsets, rows, side="right") - 1
         return np.asarray(rows - self.offsets[run] + self.starts[run])
 

@@ -91,7 +91,7 @@ def root_document(schema: Schema, length: int, version: int, commit_id: str, ext
 
 def to_bytes(document: dict[str, Any]) -> bytes:
     """A Zarr document as bytes, the same for the same document."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 FORMAT = "1.0"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from zstore._typing import Json
 from zstore.errors import Corrupt, FormatError
 from zstore.format.checksum import open_json, seal_json
-from zstore.format.extents import Extents
+from zstore.format.extents import MAX_ADDRESS, Extents
 from zstore.format.schema import Schema
 
 FORMAT_MAJOR = 1
 FORMAT_MINOR = 0
 MAX_META_BYTES = 64 * 2**10
+_MAJOR = re.compile(r"([0-9]{1,9})(?:\.|\Z)")
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ def parse_record(data: bytes, version: int, name: str) -> Record:
 
 def check_format(stated: object, name: str) -> None:
     """Unknown majors are refused; minors only add."""
-    if not isinstance(stated, str) or not stated.partition(".")[0].isdigit():
-        raise FormatError(f"{name}: this is not a zstore document (format {stated!r})")
-    if int(stated.partition(".")[0]) != FORMAT_MAJOR:
+    major = _MAJOR.match(stated) if isinstance(stated, str) else None
+    if major is None:
+        raise FormatError(f"{name}: this is not a zstore document (format {stated!r:.40})")
+    if int(major[1]) != FORMAT_MAJOR:
         raise FormatError(f"{name}: the store is of format {stated}, this release reads format {FORMAT_MAJOR}; "
                           "upgrade zstore")
 
@@ -115,15 +118,15 @@ def _from_json(d: Json, name: str) -> Record:
     _hex(d["store_id"], d["commit_id"], s["commit_id"], *([d["parent"]] if d["parent"] is not None else []))
     session = SessionInfo(_count(s["opened"]), s["commit_id"], str(s["token"]), str(s["host"]), int(s["pid"]),
                           int(s["member"]), float(s["since"]), s["at"])
-    extents = Extents((_count(start), _count(count)) for start, count in d["extents"])
-    index = tuple(d["index"])
-    if not all(isinstance(run, str) and run.replace("-", "").isalnum() for run in index):
-        raise ValueError("index")
     length = _count(d["length"])
-    if extents.end > length or length > 2**62:
+    if length > MAX_ADDRESS:
         raise ValueError("length")
+    extents = Extents.read(d["extents"], length)
+    index = tuple(d["index"])
+    if type(d["index"]) is not list or not all(isinstance(run, str) and run.replace("-", "").isalnum() for run in index):
+        raise ValueError("index")
     definition = Schema.from_json(d["store_id"], d["definition"], name) if "definition" in d else None
-    known = {f for f in Record.__dataclass_fields__} | {"format"}
+    known = {*Record.__dataclass_fields__, "format"}
     return Record(
         d["store_id"], _count(d["version"]), d["commit_id"], d["parent"], session, float(d["time"]), _count(d["schema"]),
         extents, length, _count(d["next"]), None if d["tail"] is None else _count(d["tail"]), index,

@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from zstore._typing import Buffer, Int64s
+from zstore._typing import Array, Buffer, Int64s
 from zstore.errors import Corrupt
 from zstore.format.checksum import crc32c, parse_json
-from zstore.format.extents import Extents
+from zstore.format.extents import MAX_ADDRESS, Extents
 
 MAGIC = b"ZSTRRUN1"
 _FOOT = struct.Struct("<II")
@@ -90,15 +90,19 @@ def run_parts(header: RunHeader, entries: Entries) -> list[Buffer]:
                 "extents": [list(pair) for pair in header.extents],
                 "epochs": None if header.epochs is None else [list(span) for span in header.epochs]}
     text = json.dumps(document, separators=(",", ":")).encode()
-    columns: list[Buffer] = [entries.key.astype("<u8", copy=False), entries.address.astype("<i8", copy=False),
+    columns: list[Array] = [entries.key.astype("<u8", copy=False), entries.address.astype("<i8", copy=False),
                              entries.epoch.astype("<i4", copy=False)]
     if header.strings:
         columns.append(entries.check.astype("<u4", copy=False))
-    parts = [MAGIC, *(np.ascontiguousarray(c).view(np.uint8).data for c in columns), text, struct.pack("<I", len(text))]
+    parts: list[Buffer] = [MAGIC, *(_bytes_of(c) for c in columns), text, struct.pack("<I", len(text))]
     crc = 0
     for part in parts:
         crc = crc32c(part, crc)
     return [*parts, struct.pack("<I", crc)]
+
+
+def _bytes_of(column: Array) -> memoryview:
+    return memoryview(cast(bytes, np.ascontiguousarray(column).view(np.uint8)))
 
 
 def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader, Entries]:
@@ -126,9 +130,13 @@ def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader
 
 def _header(document: Any, name: str) -> RunHeader:
     try:
-        spans = document["epochs"]
-        return RunHeader(document["store_id"], document["session"], int(document["opened"]), int(document["rows"]),
-                         document["ids"] == "string", Extents(document["extents"]),
-                         None if spans is None else [(int(e), int(a), int(c)) for e, a, c in spans])
-    except (KeyError, TypeError, ValueError) as error:
+        store_id, session, spans = document["store_id"], document["session"], document["epochs"]
+        if not isinstance(store_id, str) or not isinstance(session, str):
+            raise ValueError("store_id or session")
+        epochs = None if spans is None else [(int(e), int(a), int(c)) for e, a, c in spans]
+        if epochs and not all(0 <= e < 2**31 and min(a, c) >= 0 and a + c <= MAX_ADDRESS for e, a, c in epochs):
+            raise ValueError("epochs")
+        return RunHeader(store_id, session, int(document["opened"]), int(document["rows"]), document["ids"] == "string",
+                         Extents.read(document["extents"]), epochs)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Corrupt(name, f"the run's header lacks or misstates a member: {error!r}") from None

@@ -120,6 +120,9 @@ class Schema:
         for name in BUILT_IN:
             if name not in self.fields:
                 raise ValueError(f"no field {name!r}")
+        ids, epoch = self.fields[IDS], self.fields[EPOCH]
+        if ids.dtype not in ("int64", dtypes.STRING) or epoch.dtype != "int32" or ids.shape or epoch.shape:
+            raise ValueError(f"ids of {ids.dtype} and epoch of {epoch.dtype}")
         for f in self.fields.values():
             if f.row_bytes * self.rows_per_shard > MAX_SHARD_BYTES or self.rows_per_shard % f.chunk_rows:
                 raise ValueError(f"the geometry of field {f.name!r}")
@@ -158,10 +161,13 @@ def default_rows_per_shard(row_bytes: int) -> int:
 
 
 def chunk_rows(dtype: str, shape: tuple[int, ...], rows_per_shard: int) -> int:
-    """Rows of an inner chunk: the largest divisor of the shard's rows within 32 KiB and 1,024 rows."""
+    """Rows of an inner chunk, within 32 KiB and 1,024 rows: the largest power of two that divides the shard's rows, where
+    that is not less than half of the largest divisor. Powers of two keep the blocks that a writer fills small."""
     row_bytes = dtypes.itemsize(dtype) * math.prod(shape)
     most = max(1, min(CHUNK_ROWS, rows_per_shard, CHUNK_BYTES // row_bytes if row_bytes else CHUNK_ROWS))
-    return next(n for n in range(most, 0, -1) if rows_per_shard % n == 0)
+    largest = next(n for n in range(most, 0, -1) if rows_per_shard % n == 0)
+    power = math.gcd(rows_per_shard, 1 << (most.bit_length() - 1))
+    return power if 2 * power >= largest else largest
 
 
 def make_field(name: str, dtype: str, shape: tuple[int, ...], rows_per_shard: int, *, path: str | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+import numpy.typing as npt
 
 from zstore._typing import Array, Buffer
 from zstore.errors import Corrupt
@@ -18,19 +19,24 @@ from zstore.format.schema import Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd
 
 Rows = Array | StringIds
+Bytes = npt.NDArray[np.uint8]
 
 
 class FieldBody:
-    """The bytes of one field of the shard under construction. Not thread-safe; holds what it was given by reference."""
+    """The bytes of one field of the shard under construction. Not thread-safe.
 
-    def __init__(self, schema: Schema, field: Field) -> None:
+    Raw rows are held by reference; encoded chunks are copied into one buffer, which ``spare`` may bring from an earlier
+    shard: its pages are there already, and the memory of a writer stays what it was at the first shard."""
+
+    def __init__(self, schema: Schema, field: Field, spare: Bytes | None = None) -> None:
         self.field = field
         self.dead_bytes = 0
         self._codec = schema.chunk_codec(field)
         self._chunks = schema.chunks(field)
-        self._parts: list[Buffer] = []
+        self._raw: list[Buffer] = []
+        self._buffer: Bytes = _room(schema, field, self._codec.fixed) if spare is None else spare
         self._size = 0
-        self._crc = 0
+        self._crc = self._crc_size = 0          # the checksum of that many leading bytes
         self._offsets = np.full(self._chunks, EMPTY, np.uint64)
         self._lengths = np.full(self._chunks, EMPTY, np.uint64)
         self._crcs = np.zeros(self._chunks if self._codec.fixed else 0, np.uint32)
@@ -43,7 +49,7 @@ class FieldBody:
             assert isinstance(rows, np.ndarray)
             data = _bytes_of(rows[:count])
             self._place(row, data, count)
-            self._append(data)
+            self._hold(data)
             return
         for at in range(0, count, step):
             self._append_chunk((row + at) // step, self._encode(rows, at, at + step))
@@ -64,11 +70,19 @@ class FieldBody:
 
     def finish(self, rows: int, store_id: str, session: str, shard: int, behind: list[Buffer]) -> list[Buffer]:
         """All parts of the object, from the first byte to the last, for ``rows`` covered rows."""
+        if not self._codec.fixed:
+            self._crc = crc32c(self._buffer[self._crc_size:self._size].data, self._crc)
+            self._crc_size = self._size
         size, crc = self._size, self._crc
         for part in behind:
             size, crc = size + len(part), crc32c(part, crc)
         end = ShardEnd(store_id, session, self.field.path, shard, rows, size, crc, self._offsets, self._lengths, self._crcs)
-        return [*self._parts, *behind, end.to_bytes()]
+        body = self._raw if self._codec.fixed else [self._buffer[:self._size].data]
+        return [*body, *behind, end.to_bytes()]
+
+    def give_back(self) -> Bytes | None:
+        """The buffer, for the next shard; this one is written and done with."""
+        return None if self._codec.fixed else self._buffer
 
     def resume(self, body: bytes, end: ShardEnd, name: str) -> None:
         """Go on where another writer handed over: its body is copied verbatim. ``Corrupt`` if it fails its checksum."""
@@ -79,23 +93,33 @@ class FieldBody:
             whole = end.rows // self.field.chunk_rows * self.field.chunk_rows
             data = memoryview(body)[:whole * self.field.row_bytes]
             self._place(0, data, whole)
-            self._append(data)
+            self._hold(data)
         else:
             self._offsets[:], self._lengths[:] = end.offsets, end.lengths
-            self._append(body)
+            self._copy(body)
             self.dead_bytes = len(body) - int(end.lengths[end.offsets != EMPTY].sum())
 
-    def _append(self, data: Buffer) -> None:
+    def _hold(self, data: Buffer) -> None:
         if len(data):
-            self._parts.append(data)
+            self._raw.append(data)
             self._size += len(data)
             self._crc = crc32c(data, self._crc)
+
+    def _copy(self, data: bytes) -> None:
+        end = self._size + len(data)
+        if end > len(self._buffer):
+            # Strings, and what partial chunks leave dead: their sizes are not known ahead.
+            larger = np.empty(max(2 * len(self._buffer), end, 2**16), np.uint8)
+            larger[:self._size] = self._buffer[:self._size]
+            self._buffer = larger
+        self._buffer[self._size:end] = np.frombuffer(data, np.uint8)
+        self._size = end
 
     def _append_chunk(self, chunk: int, data: bytes) -> None:
         if self._offsets[chunk] != EMPTY:
             self.dead_bytes += int(self._lengths[chunk])
         self._offsets[chunk], self._lengths[chunk] = self._size, len(data)
-        self._append(data)
+        self._copy(data)
 
     def _place(self, row: int, data: Buffer, count: int) -> None:
         """Offsets and the covered rows' CRC of raw chunks that begin at ``row``."""
@@ -119,6 +143,13 @@ class FieldBody:
             padded[:stop - start] = chunk
             chunk = padded
         return self._codec.encode(_bytes_of(chunk))
+
+
+def _room(schema: Schema, field: Field, fixed: bool) -> Bytes:
+    """A buffer for a shard that does not compress; the memory is taken only as it is filled."""
+    if fixed:
+        return np.empty(0, np.uint8)
+    return np.empty(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field), np.uint8)
 
 
 def string_items(value: str, count: int) -> bytes:

@@ -1,7 +1,7 @@
 """Reading one shard object: its end, its chunks, its body.
 
-A tail is rewritten while we read: each rewrite is a new object, and every index ever published stays valid against every
-later one. So a handle that cannot pin (a remote one) may bring bytes of two generations into one check. A reader that
+A tail is rewritten while we read: each rewrite is a new object, and every index ever published stays valid against
+every later one. So a handle that cannot pin (a remote one) may bring bytes of two generations into one check. A reader that
 fails a check of a shard that was not full therefore begins again once, from the suffix, before it says ``Corrupt``.
 """
 

@@ -25,7 +25,8 @@ def as_array(value: Any, what: str) -> Array:
             return np.asarray(_to_numpy(value))
         return np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{what} can't be made an array: {error}") from None
+        hint = "rows of different lengths; make them one length" if "inhomogeneous" in str(error) else error
+        raise ValueError(f"{what} can't be made an array: {hint}") from None
 
 
 def is_tensor(value: Any) -> bool:
@@ -81,7 +82,8 @@ def cast(array: Array, dtype: str, what: str) -> Array:
         out = array.astype(target)
         if dtypes.is_float(source):
             _refuse_overflow(array, out, dtype, what)
-        elif not np.array_equal(out.astype(array.dtype), array):
+        elif not np.array_equal(out.astype(array.dtype), array) or not np.array_equal(out < 0, array < 0):
+            # The second question is for signs: -1 goes to uint8 as 255, and comes back as -1.
             raise ValueError(f"{what} holds {source} values that {dtype}, the store's type, can't hold exactly")
     return out
 

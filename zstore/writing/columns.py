@@ -32,7 +32,7 @@ def add_column(core: Committer, name: str, values: Any, fill: Any) -> Record:
     if head.rows == 0:
         raise ValueError("the store has no rows yet: pass the field with the first batch")
     field, column = _read_column(core.schema, name, values, fill, head.rows)
-    with core.pipeline.shard_lock:
+    with core.pipeline.held():
         if not core.pipeline.leave_shard():
             raise Conflict("rows were appended while a field was being added; pause the loop and call add_field again")
         record = _write_and_publish(core, head, field, column)

@@ -62,9 +62,9 @@ class Committer:
 
     def _commit(self, meta: Any, closing: bool) -> Record:
         pipeline = self.pipeline
-        pipeline.drain()
-        with pipeline.shard_lock:
-            pipeline.absorb_partial()
+        pipeline.check()
+        with pipeline.held():
+            pipeline.absorb()
             pipeline.await_seal()
             pipeline.write_tail(self.tag)
             cut, merged = pipeline.pending.cut(), self._merger.result()
@@ -77,7 +77,7 @@ class Committer:
             check_fence(head, self.session.info, self.log.storage.url)
             return head
         record = self._publish(cut, merged, meta, tail)
-        with pipeline.shard_lock:
+        with pipeline.held():
             pipeline.pending.drop(cut)
             if pipeline.shard is not None and pipeline.shard.is_wasteful:
                 pipeline.leave_shard()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zstore._typing import Int64s
 from zstore.cache import Cache
 from zstore.format.extents import Extents
 from zstore.format.record import Record
@@ -15,6 +16,9 @@ from zstore.index import KeyIndex
 from zstore.mapping import Column
 from zstore.storage.base import Storage
 from zstore.writing.entries import Cut, read_run
+
+HELD_ENTRIES = 2**18
+FEW_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,12 @@ class Count:
 
 
 class Counter:
-    """Counts against the index; keeps nothing of it in memory between commits but the opened runs."""
+    """Counts against the index; of its runs a bounded number of entries stays open between commits."""
 
     def __init__(self, storage: Storage, schema: Schema, opening: Record) -> None:
         self._storage, self._schema = storage, schema
         self._earlier = opening.extents
+        self._head: KeyIndex | None = None
         cache = Cache(2**22)
         self._ids = Column(storage, schema, schema.fields[IDS], cache)
         self._epochs = Column(storage, schema, schema.fields[EPOCH], cache)
@@ -42,26 +47,37 @@ class Counter:
         if not cut.rows:
             return Count(superseded=head.superseded)
         duplicates = earlier = repeats = 0
-        index = self._index(head.index, head.extents)
+        index = self._head = self._index(head.index, head.extents, self._head)
         for number, run in enumerate(cut.runs):
             _, entries = read_run(self._storage, run)
-            found = self._lookup(index, entries)
+            found = _lookup(index, entries)
             duplicates += int((found >= 0).sum())
             earlier += int(self._earlier.contains(found[found >= 0]).sum())
             if number:      # an entry may also repeat one of a run of this very commit
-                own = self._lookup(self._index(cut.runs[:number], cut.extents), entries)
-                found = np.maximum(found, own)
+                own = self._index(cut.runs[:number], cut.extents, None)
+                found = np.maximum(found, _lookup(own, entries))
             repeats += _repeats(entries, found >= 0)
+        index.forget(HELD_ENTRIES)
         superseded = None if head.superseded is None else head.superseded + repeats
         return Count(duplicates, earlier, superseded)
 
-    def _index(self, runs: tuple[str, ...], extents: Extents) -> KeyIndex:
+    def _index(self, runs: tuple[str, ...], extents: Extents, previous: KeyIndex | None) -> KeyIndex:
         self._ids.cover(extents)
         self._epochs.cover(extents)
-        return KeyIndex(self._storage, self._schema, runs, extents, self._ids, self._epochs)
+        return KeyIndex(self._storage, self._schema, runs, extents, self._ids, self._epochs, previous, join=False)
 
-    def _lookup(self, index: KeyIndex, entries: Entries) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        return np.asarray(index.lookup(entries.key, entries.check, entries.epoch, None))
+
+def _lookup(index: KeyIndex, entries: Entries) -> Int64s:
+    """The address that the index has for each entry's key, else -1. Epoch by epoch where they are few: runs that do
+    not have the epoch are then not even opened for search."""
+    epochs = np.unique(entries.epoch)
+    if len(epochs) > FEW_EPOCHS:
+        return index.lookup(entries.key, entries.check, entries.epoch)
+    found = np.full(len(entries), -1, np.int64)
+    for epoch in epochs.tolist():
+        rows = slice(None) if len(epochs) == 1 else np.flatnonzero(entries.epoch == epoch)
+        found[rows] = index.lookup(entries.key[rows], entries.check[rows], epoch)
+    return found
 
 
 def _repeats(entries: Entries, held: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:

@@ -123,7 +123,10 @@ def read_field(field: Field, value: Any, rows: int) -> Any:
 
 def read_strings(value: Any, rows: int, what: str) -> StringIds:
     """A user's text field, packed. Empty strings are values here."""
-    items = [value] * rows if isinstance(value, str) else list(as_array(value, what).tolist())
+    if isinstance(value, (list, tuple)):        # numpy would make strings of numbers, and drop a NUL at the end
+        items = list(value)
+    else:
+        items = [value] * rows if isinstance(value, str) else np.atleast_1d(as_array(value, what)).tolist()
     if len(items) != rows:
         raise ValueError(f"{what} must be one string per row ({rows}), not {len(items)}")
     try:

@@ -15,6 +15,7 @@ from zstore.format.record import SessionInfo
 from zstore.format.run import Entries, RunHeader, concat, epoch_spans, parse_run, run_parts
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
+from zstore.storage.whole import whole
 
 SPILL_ROWS = 2**19          # 12 MB of entries: more than that is written as a run ahead of the commit
 
@@ -31,20 +32,24 @@ def make_entries(ids: object, epochs: np.ndarray[tuple[int, ...], np.dtype[np.in
 
 
 def write_run(storage: Storage, schema: Schema, session: SessionInfo, entries: Entries) -> str:
-    """One durable run of these entries (any order); its name is durable after a sync of the index folder."""
-    by_address = entries.take(np.argsort(entries.address, kind="stable"))
+    """One durable run of these entries, which come by ascending address; its name is durable after a sync of the index
+    folder."""
     header = RunHeader(schema.store_id, session.commit_id, session.opened, len(entries), schema.ids_are_strings,
-                       Extents.of_addresses(by_address.address), epoch_spans(by_address.epoch, by_address.address))
-    run = f"{session.opened:020d}-{secrets.token_hex(16)}"
-    parts = run_parts(header, by_address.sorted())
-    storage.replace(storage.draft(parts, f"{session.opened:020d}"), run_name(run))
+                       Extents.of_addresses(entries.address), epoch_spans(entries.epoch, entries.address))
+    return put_run(storage, header, entries.sorted())
+
+
+def put_run(storage: Storage, header: RunHeader, entries: Entries) -> str:
+    """Write a run of sorted entries under a name that was never used."""
+    run = f"{header.opened:020d}-{secrets.token_hex(16)}"
+    storage.replace(storage.draft(run_parts(header, entries), f"{header.opened:020d}"), run_name(run))
     return run
 
 
 def read_run(storage: Storage, run: str) -> tuple[RunHeader, Entries]:
-    """A run, whole. Corrupt when it is damaged or missing."""
+    """A run; its columns are views of the mapped file where it is one. Corrupt when it is damaged or missing."""
     try:
-        return parse_run(storage.read(run_name(run)), run_name(run))
+        return parse_run(whole(storage, run_name(run)), run_name(run))
     except FileNotFoundError:
         raise Corrupt(run_name(run), "the run is missing") from None
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from zstore.errors import ZStoreError
+from zstore.format.extents import Extents
 from zstore.format.layout import run_name
 from zstore.format.record import Record, SessionInfo
-from zstore.format.run import concat
+from zstore.format.run import MAX_EPOCH_SPANS, Entries, RunHeader, concat
 from zstore.format.schema import Schema
 from zstore.notices import logger
 from zstore.storage.base import Storage
 from zstore.writing.crew import Crew, Job
-from zstore.writing.entries import read_run, write_run
+from zstore.writing.entries import put_run, read_run
 
 FAN = 8
-MAX_ROWS = 2**19
+MAX_ROWS = 2**18
+PIECE = 2**15
 
 
 class Merger:
@@ -67,8 +71,52 @@ class Merger:
     def _merge(self, runs: tuple[str, ...]) -> tuple[tuple[str, ...], str] | None:
         # The index is derived: a merge that fails costs speed, never a commit.
         try:
-            entries = concat([read_run(self._storage, run)[1] for run in runs])
-            return runs, write_run(self._storage, self._schema, self._session, entries)
+            parts = [read_run(self._storage, run) for run in runs]
+            entries = merge_entries([entries for _, entries in parts])
+            header = merge_headers([header for header, _ in parts], self._session, len(entries))
+            return runs, put_run(self._storage, header, entries)
         except (OSError, ZStoreError) as error:
             logger.info("merging runs of the key index failed, they stay as they are: %s", error)
             return None
+
+
+def merge_entries(parts: list[Entries]) -> Entries:
+    """All entries in one order, made piece by piece along the keys: beside the result, memory is that of one piece."""
+    total = sum(map(len, parts))
+    out = Entries(np.empty(total, np.uint64), np.empty(total, np.uint32), np.empty(total, np.int32),
+                  np.empty(total, np.int64))
+    longest = max(parts, key=len)
+    pieces = -(-total // PIECE)
+    bounds = longest.key[[len(longest) * piece // pieces for piece in range(1, pieces)]]
+    cuts = [[0, *np.searchsorted(part.key, bounds).tolist(), len(part)] for part in parts]
+    at = 0
+    for piece in range(pieces):
+        merged = concat([part.take(slice(cut[piece], cut[piece + 1])) for part, cut in zip(parts, cuts, strict=True)]).sorted()
+        end = at + len(merged)
+        out.key[at:end], out.check[at:end] = merged.key, merged.check
+        out.epoch[at:end], out.address[at:end] = merged.epoch, merged.address
+        at = end
+    return out
+
+
+def merge_headers(headers: list[RunHeader], session: SessionInfo, rows: int) -> RunHeader:
+    """What a run of all these covers."""
+    first = headers[0]
+    spans: list[tuple[int, int, int]] | None = []
+    for header in headers:
+        spans = None if spans is None or header.epochs is None else spans + header.epochs
+    if spans is not None:
+        spans = _joined(sorted(spans, key=lambda span: span[1]))
+    extents = Extents(pair for header in headers for pair in header.extents)
+    return RunHeader(first.store_id, session.commit_id, session.opened, rows, first.strings, extents, spans)
+
+
+def _joined(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]] | None:
+    """Neighbours of one epoch as one span; None above the bound of a header."""
+    out: list[tuple[int, int, int]] = []
+    for epoch, start, count in spans:
+        if out and out[-1][0] == epoch and out[-1][1] + out[-1][2] == start:
+            out[-1] = (epoch, out[-1][1], out[-1][2] + count)
+        else:
+            out.append((epoch, start, count))
+    return out if len(out) <= MAX_EPOCH_SPANS else None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from zstore.commits.claims import check_fence, claim_shard
@@ -20,7 +22,7 @@ from zstore.writing.blocks import Block, block_rows
 from zstore.writing.crew import Crew, Job
 from zstore.writing.door import Batch
 from zstore.writing.entries import Pending
-from zstore.writing.sealing import OpenShard, count_nonfinite, write_objects
+from zstore.writing.sealing import OpenShard, Spare, count_nonfinite, write_objects
 
 FATAL = (StaleWriter, InDoubt)
 
@@ -39,16 +41,21 @@ class Pipeline:
         self._log, self._storage, self._crew = log, log.storage, crew
         self._rows = block_rows(schema)
         per_shard = schema.rows_per_shard // self._rows
-        # Raw blocks are the shard itself: two shards and one to fill. Others are free again once they are encoded.
+        # Raw blocks are the shard itself: one and a half, and one to fill. Others are free again once they are encoded.
         raw = any(schema.chunk_codec(f).fixed for f in schema.fields.values())
-        self._limit = 2 * per_shard + 1 if raw else max(2, min(8, per_shard))
+        self._limit = per_shard + per_shard // 2 + 1 if raw else max(2, min(4, per_shard))
         self._holds_blocks = raw
-        self._made = 0
+        # What is free once the worker has nothing to do: an unfilled shard holds its blocks, and one is filling.
+        self._surely_free = self._limit - (per_shard if raw else 1)
+        self._made = self._wanted = 0           # blocks; threads that wait for the shard's lock
         self._free: list[Block] = []
+        self._spare: list[Spare] = []           # buffers of written shards
         self._queue: deque[Block] = deque()
         self._filling: Block | None = None
+        self._partial: Block | None = None      # the one that holds the unfilled shard's last rows
         self._door = threading.Condition()
         self._failure: BaseException | None = None
+        self._seal_broke = False
         self._stopped = False
         self.shard: OpenShard | None = None
         self._sealing: tuple[Job[None], OpenShard] | None = None
@@ -59,9 +66,16 @@ class Pipeline:
     # -- the caller's side -------------------------------------------------------------------------------------
 
     def append(self, batch: Batch) -> None:
-        """Copy the batch into blocks; waits where the background is behind by more than the bound."""
+        """Copy the batch into blocks; waits, before its first row, where the background is behind by more than the bound.
+
+        A batch is taken whole: nothing between its rows waits, so that no failure, no interrupt and no commit of another
+        thread can part them. One that is larger than the bound goes into blocks beyond it, which are dropped again."""
         with self._door:
             self._raise_failure()
+            if self._filling is None and self._taken is not None:
+                taken, self._taken = self._taken, None
+                self._filling = self._resume_tail(*taken)
+            self._wait_for_room(batch.rows)
             at = 0
             while at < batch.rows:
                 block = self._block_to_fill()
@@ -81,13 +95,29 @@ class Pipeline:
             waiting = bool(self._queue) or (self._filling is not None and self._filling.filled > self._filling.noted)
         return waiting or self.pending.rows > 0
 
-    def drain(self) -> None:
-        """Wait until every whole block is encoded. Raises what went wrong in the background."""
+    def check(self) -> None:
+        """Raise what went wrong in the background, once, and let the worker try again."""
         with self._door:
             self._raise_failure()
-            while self._queue and self._failure is None:
-                self._door.wait()
-            self._raise_failure()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold ``shard_lock``, with the worker standing aside.
+
+        A loop that appends faster than the worker encodes keeps the worker busy for ever: whoever waited until nothing is
+        queued, or only for the lock, which the worker takes again at once, would never commit."""
+        with self._door:
+            self._wanted += 1
+        try:
+            self.shard_lock.acquire()
+        finally:
+            with self._door:
+                self._wanted -= 1
+                self._door.notify_all()
+        try:
+            yield
+        finally:
+            self.shard_lock.release()
 
     def fail(self, error: BaseException) -> None:
         """Have the caller's next call raise this."""
@@ -104,23 +134,29 @@ class Pipeline:
 
     # -- under the shard's lock ----------------------------------------------------------------------------------
 
-    def absorb_partial(self) -> None:
-        """Encode and note what the filling block holds so far. The caller holds ``shard_lock`` and has drained."""
+    def absorb(self) -> None:
+        """Encode and note all rows that are here now, on the caller's thread, which holds ``shard_lock``.
+
+        What is here is looked at once, between two batches: a commit names whole batches, and ends however fast others
+        append. The block that was filling then may be whole, and queued, by the time its turn comes."""
         with self._door:
-            block = self._filling
+            whole, block = len(self._queue), self._filling
             filled = block.filled if block is not None else 0
+        for _ in range(whole):
+            self._add_block(self._queue[0])
         if block is None or filled == block.noted:
             return
         shard = self._shard()
         shard.absorb(block, filled)
         self._note(shard, block, filled)
+        self._partial = block
 
     def write_tail(self, tag: str) -> None:
         """Write the unfilled shard's objects as of now; the caller holds ``shard_lock``."""
         shard = self.shard
         if shard is None or shard.rows == shard.written:
             return
-        write_objects(self._storage, shard.objects(self._filling), tag, self._crew.run_all)
+        write_objects(self._storage, shard.objects(self._partial), tag, self._crew.run_all)
         shard.written = shard.rows
         self._mark_dirty()
 
@@ -132,7 +168,7 @@ class Pipeline:
                 job.result()
             except BaseException:
                 self._write_full(shard)         # raises what goes wrong now, and is tried again the next time
-            self._sealing = None
+            self._sealing, self._seal_broke = None, False
 
     def leave_shard(self) -> bool:
         """Begin a fresh shard with the next row, if the filling block holds nothing but what is noted."""
@@ -156,18 +192,20 @@ class Pipeline:
 
     # -- blocks ----------------------------------------------------------------------------------------------------
 
-    def _block_to_fill(self) -> Block:
-        """The block with room; waits for a free one. The door is held."""
-        if self._filling is not None:
-            return self._filling
-        if self._taken is not None:
-            self._filling = self._resume_tail(*self._taken)
-            self._taken = None
-            if self._filling is not None:
-                return self._filling
-        while not self._free and self._made >= self._limit:
+    def _wait_for_room(self, rows: int) -> None:
+        """Wait until the rows fit within the bound, or as much is free as surely will be. The door is held."""
+        while True:
+            room = 0 if self._filling is None else self._rows - self._filling.filled
+            wanted = min(-(-max(rows - room, 0) // self._rows), self._surely_free)
+            if len(self._free) + self._limit - self._made >= wanted:
+                return
             self._raise_failure()
             self._door.wait()
+
+    def _block_to_fill(self) -> Block:
+        """The block with room. The door is held."""
+        if self._filling is not None:
+            return self._filling
         if self._free:
             block = self._free.pop()
         else:
@@ -192,6 +230,9 @@ class Pipeline:
 
     def _release(self, blocks: list[Block]) -> None:
         self._free += blocks
+        while self._free and self._made > self._limit:
+            self._free.pop()
+            self._made -= 1
         self._door.notify_all()
 
     def _raise_failure(self) -> None:
@@ -207,16 +248,23 @@ class Pipeline:
     def _work(self) -> None:
         while True:
             with self._door:
-                while not self._stopped and (not self._queue or self._failure is not None):
+                while not self._stopped and (self._failure is not None or self._wanted or not self._has_work):
                     self._door.wait()
                 if self._stopped:
                     return
-                block = self._queue[0]
             try:
                 with self.shard_lock:
-                    self._add_block(block)
+                    if self._queue:                 # a commit may have encoded it meanwhile
+                        self._add_block(self._queue[0])
+                    elif self._seal_broke:
+                        self.await_seal()
             except BaseException as error:
                 self.fail(error)
+
+    @property
+    def _has_work(self) -> bool:
+        # A full shard that could not be written is work too: its blocks may be the very ones that `append` waits for.
+        return bool(self._queue) or self._seal_broke
 
     def _add_block(self, block: Block) -> None:
         shard = self._shard()
@@ -230,11 +278,9 @@ class Pipeline:
             shard.held.append(block)
         with self._door:
             self._queue.popleft()
-            if not self._holds_blocks:
-                self._free.append(block)
             if fills:
                 self.shard = None
-            self._door.notify_all()
+            self._release([] if self._holds_blocks else [block])
         if fills:
             self._sealing = (self._crew.submit(lambda: self._seal(shard)), shard)
         self.pending.spill()
@@ -252,6 +298,7 @@ class Pipeline:
         try:
             self._write_full(shard)
         except BaseException as error:
+            self._seal_broke = True
             self.fail(error)
             raise
 
@@ -260,6 +307,7 @@ class Pipeline:
         write_objects(self._storage, shard.objects(None), tag, _in_turn)
         self._mark_dirty()
         with self._door:
+            self._spare.append(shard.give_back())
             self._release(shard.held)
             shard.held = []
 
@@ -270,7 +318,9 @@ class Pipeline:
             self.next_shard = number + 1
             # A zombie learns of its successor here, before it writes a byte.
             check_fence(Log(self._storage).head(), self.session.info, self._storage.url)
-            self.shard = OpenShard(self.schema, self.session.info, number)
+            with self._door:
+                spare = self._spare.pop() if self._spare else None
+            self.shard = OpenShard(self.schema, self.session.info, number, spare)
         return self.shard
 
     def _mark_dirty(self) -> None:

@@ -12,16 +12,18 @@ from zstore.format.dtypes import is_float
 from zstore.format.layout import shard_name
 from zstore.format.record import SessionInfo
 from zstore.format.schema import Schema
-from zstore.shards.build import FieldBody
+from zstore.shards.build import Bytes, FieldBody
 from zstore.shards.read import open_shard
 from zstore.storage.base import Storage
 from zstore.writing.blocks import Block
+
+Spare = dict[str, Bytes]
 
 
 class OpenShard:
     """The bodies of all fields of one claimed shard. ``rows`` counts from the shard's first row."""
 
-    def __init__(self, schema: Schema, session: SessionInfo, number: int) -> None:
+    def __init__(self, schema: Schema, session: SessionInfo, number: int, spare: Spare | None = None) -> None:
         self.schema = schema
         self.number = number
         self.rows = 0
@@ -29,7 +31,8 @@ class OpenShard:
         self.block_row = 0                  # the shard row of the block that is being filled
         self.held: list[Block] = []         # raw parts point into these
         self._session = session
-        self._bodies = {name: FieldBody(schema, f) for name, f in schema.fields.items()}
+        buffers = {} if spare is None else spare
+        self._bodies = {name: FieldBody(schema, f, buffers.get(name)) for name, f in schema.fields.items()}
         self._added = dict.fromkeys(schema.fields, 0)
 
     @property
@@ -67,6 +70,10 @@ class OpenShard:
             out[shard_name(f, self.number)] = self._bodies[name].finish(
                 self.rows, self.schema.store_id, self._session.commit_id, self.number, behind)
         return out
+
+    def give_back(self) -> Spare:
+        """The buffers, for the next shard, once this one is written."""
+        return {name: buffer for name, body in self._bodies.items() if (buffer := body.give_back()) is not None}
 
     @property
     def is_wasteful(self) -> bool:
