@@ -19,7 +19,7 @@ import pytest
 import zarr
 
 import zstore
-import zstore_bfloat16  # noqa: F401
+import zstore_bfloat16
 from zstore.format.dtypes import numpy_dtype
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -211,6 +211,23 @@ def test_tensorstore_reads_no_strings(tmp_path: Path) -> None:
         writer.append(["a"], np.ones((1, 4), "f4"))
     with pytest.raises(ValueError, match="string"):
         foreign.by_tensorstore(url, ["ids"])
+
+
+@pytest.mark.parametrize(("text", "bits"), [
+    ("NaN", 0x7FC0), ("0x7fc1", 0x7FC1), ("Infinity", 0x7F80), ("-Infinity", 0xFF80), (1.5, 0x3FC0), (0.0, 0)])
+def test_fill_values_of_bfloat16(text: Any, bits: int) -> None:
+    scalar = zstore_bfloat16.BFloat16().from_json_scalar(text, zarr_format=3)
+    assert int(np.asarray(scalar).view(np.uint16)) == bits
+    assert zstore_bfloat16.BFloat16().to_json_scalar(scalar, zarr_format=3) == text
+
+
+def test_zarr_writes_bfloat16_that_it_reads(tmp_path: Path) -> None:
+    rows = np.arange(40).reshape(10, 4).astype(numpy_dtype("bfloat16"))
+    array = zarr.create_array(str(tmp_path / "a"), shape=rows.shape, chunks=(2, 4), shards=(4, 4), dtype=rows.dtype)
+    array[:] = rows
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(str(tmp_path / "a"), mode="r")[:]), rows)
+    with pytest.raises(TypeError):
+        zstore_bfloat16.BFloat16().cast_scalar("much")
 
 
 # -- killed --------------------------------------------------------------------------------------------------------------

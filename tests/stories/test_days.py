@@ -81,7 +81,7 @@ def test_story_5_keys_are_not_rows(url: str, sound: Callable[[str], None]) -> No
         reader["17"]
     with pytest.raises(IndexError, match="row 17 is not in a view of 3 rows"):
         reader[17]
-    with pytest.raises(ValueError, match="integers.*'17'.*int"):
+    with pytest.raises(ValueError, match=r"integers.*'17'.*int"):
         reader.get("17")
     sound(url)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import zstore
@@ -127,61 +124,53 @@ def test_a_run_that_is_killed_at_any_moment_keeps_what_it_committed(url: str, ch
         sound(url)
 
 
-def files(store: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Every file of the store: its inode, its time of change, and its bytes."""
-    return {str(path.relative_to(store)): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
-            for path in sorted(store.rglob("*")) if path.is_file()}
+LOADING = """
+    import os, sys
+    from pathlib import Path
+    import numpy as np
+    import zstore
+
+    def files():
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
+                for path in sorted(Path(url).rglob("*")) if path.is_file()}
+
+    def read(part):
+        for view in (reader, zstore.Reader(url)):
+            assert len(view) == 300
+            picked = np.arange(part, 300, 4)
+            assert (view[picked] == picked[:, None]).all() and (view.get(picked.tolist()) == picked[:, None]).all()
+
+    def fork(work):
+        child = os.fork()
+        if child == 0:
+            work()
+            sys.exit(0)         # by the front door, with everything that runs at exit
+        return child
+
+    url, codec = sys.argv[1:]
+    ids = np.arange(300)
+    vectors = np.repeat(ids[:, None], 4, axis=1).astype(np.float32)
+    writer = zstore.Writer(url, codec=codec, rows_per_shard=64, commit_every_s=None)
+    writer.append(ids, vectors)
+    writer.commit()
+    writer.append(ids[:30] + 300, vectors[:30] + 300)       # pending: not a shard, so that the background has nothing to do
+    reader = zstore.Reader(url)
+    before = files()
+    children = [fork(lambda part=part: read(part)) for part in range(4)]
+    children.append(fork(lambda: None))
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    print(len(before), files() == before)
+    writer.append(ids + 330, vectors + 330)
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("codec", ["raw", "lossless"])
-def test_story_6_workers(url: str, codec: str, sound: Callable[[str], None]) -> None:
+def test_story_6_workers(url: str, codec: str, children: Any, sound: Callable[[str], None]) -> None:
     """A Writer is open, rows are pending; four forked loader workers read, and one child leaves by the front door."""
-    writer = zstore.Writer(url, codec=codec, rows_per_shard=64, commit_every_s=None)
-    ids = np.arange(300)
-    vectors = np.repeat(ids[:, None], 4, axis=1).astype(np.float32)
-    writer.append(ids, vectors)
-    writer.commit()
-    writer.append(ids + 300, vectors + 300)
-    reader = zstore.Reader(url)
-    assert writer._core is not None
-    with writer._core.pipeline._door:               # let the background finish: what changes now, a child changed
-        while writer._core.pipeline._queue:
-            writer._core.pipeline._door.wait(0.1)
-    with writer._core.pipeline.held():
-        writer._core.pipeline.await_seal()
-    before = files(Path(url))
-    workers = [_fork(lambda part=part: _read(reader, part)) for part in range(4)]
-    workers.append(_fork(lambda: sys.exit(0)))      # runs atexit, as os.fork children that end politely do
-    for worker in workers:
-        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
-    assert files(Path(url)) == before
-    writer.append(ids + 600, vectors + 600)
-    writer.close()
+    files, same = children.run(LOADING, url, codec).split()
+    assert int(files) > 15 and same == "True"
     after = zstore.Reader(url)
-    assert after.ids.tolist() == list(range(900)) and (after.vectors == after.ids[:, None]).all()
+    assert after.ids.tolist() == list(range(630)) and (after.vectors == after.ids[:, None]).all()
     sound(url)
-
-
-def _fork(work: Callable[[], Any]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except SystemExit as leaving:
-        import atexit
-        atexit._run_exitfuncs()
-        code = int(leaving.code or 0)
-    finally:
-        os._exit(code)
-
-
-def _read(reader: zstore.Reader, part: int) -> None:
-    own = zstore.Reader(reader._storage.url)
-    for view in (reader, own):
-        assert len(view) == 300
-        picked = np.arange(part, 300, 4)
-        assert (view[picked] == picked[:, None]).all() and (view.get(picked.tolist()) == picked[:, None]).all()

@@ -14,7 +14,7 @@ from zstore.storage.base import Storage
 def claim_shard(storage: Storage, session: SessionInfo, start: int) -> int:
     """The first free shard from ``start`` upward, now this session's. Atomic against every other writer."""
     shard = _first_free(storage, start)
-    while not _claim(storage, claim_name(shard), session):
+    while not _claim(storage, claim_name(shard), session, shard=shard):
         shard += 1
     return shard
 
@@ -23,7 +23,7 @@ def claim_path(storage: Storage, session: SessionInfo, name: str) -> str:
     """A folder that no field ever used: ``name``, else ``name.2``, ``name.3``, …"""
     for number in range(1, 10**6):
         path = name if number == 1 else f"{name}.{number}"
-        if _claim(storage, path_claim_name(path), session):
+        if _claim(storage, path_claim_name(path), session, path=path):
             return path
     raise Conflict(f"the field name {name!r} was used a million times; choose another")
 
@@ -54,12 +54,12 @@ def _first_free(storage: Storage, start: int) -> int:
     return high
 
 
-def _claim(storage: Storage, name: str, session: SessionInfo) -> bool:
-    # The nonce tells our own claim, whose reply was lost, from another's. No fsync: a power loss ends every local
-    # claimant, and `next` in the records guards what was named.
+def _claim(storage: Storage, name: str, session: SessionInfo, **what: int | str) -> bool:
+    # The nonce tells our own claim, whose reply was lost, from another's. The name is made durable by the commit that
+    # first names the shard; a claim that a power loss takes was of a writer that it ended.
     nonce = secrets.token_hex(16)
-    body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "opened": session.opened,
+    body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", **what, "opened": session.opened,
                       "session": session.commit_id, "nonce": nonce})
-    if storage.create(storage.draft([body], f"{session.opened:020d}", durable=False), name):
+    if storage.create(storage.draft([body], f"{session.opened:020d}"), name):
         return True
     return bool(open_json(storage.read(name), name).get("nonce") == nonce)

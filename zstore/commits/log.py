@@ -93,11 +93,13 @@ class Log:
             hint = f"; there is {', '.join(map(repr, near))}" if near else "; it has no tags"
             raise NotFound(f"{self.storage.url} has no tag {name!r}{hint}") from None
         check_format(document.get("format"), tag_name(name))
-        version, head = document.get("version"), self.head()
-        if not isinstance(version, int) or not 0 <= version <= head.version or document.get("store_id") != head.store_id:
-            raise Corrupt(tag_name(name), "the tag names no version of this store",
-                          expected=f"0 to {head.version} of {head.store_id}", actual=f"{version} of {document.get('store_id')}")
-        return version
+        version = document.get("version")
+        record = self.find(version) if isinstance(version, int) and 0 <= version < 2**63 else None
+        if document.get("tag") != name or record is None or record.commit_id != document.get("commit_id"):
+            # Swapped, or from a copy of the store that went its own way: never another version in silence.
+            raise Corrupt(tag_name(name), "the tag names a commit that this store does not hold",
+                          expected=document.get("commit_id"), actual=None if record is None else record.commit_id)
+        return record.version
 
     def tags(self) -> list[str]:
         """The names of all tags, sorted."""

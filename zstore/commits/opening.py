@@ -101,7 +101,8 @@ def reopen_session(log: Log, session: Session, target: Record) -> Session:
             raise
         if created:
             session.lock.release()
-            return Session(info, record, lock, session.taken)
+            same = log.schema_of(target).fields == log.schema_of(head).fields
+            return Session(info, record, lock, session.taken if same else None)
         lock.release()
 
 

@@ -40,11 +40,11 @@ def _write(log: Log, head: Record, tag: str) -> None:
         if _read(storage, name) != document:
             _put(storage, name, document, tag)
     _put(storage, ROOT, root, tag)
+    storage.sync(["", *(f.path for f in log.schema_of(head).fields.values())])
 
 
 def _put(storage: Storage, name: str, document: dict[str, Any], tag: str) -> None:
-    # Not synced: a power loss may take a document back, or leave it empty, and the next opening writes it again.
-    storage.replace(storage.draft([to_bytes(document)], tag, durable=False), name)
+    storage.replace(storage.draft([to_bytes(document)], tag), name)
 
 
 def _read(storage: Storage, name: str) -> Any:

@@ -12,7 +12,7 @@ from zstore.commits.publish import Delta, publish
 from zstore.errors import Conflict
 from zstore.format.extents import Extents
 from zstore.format.keys import StringIds, pack_strings
-from zstore.format.layout import shard_name
+from zstore.format.layout import CLAIMS, shard_name
 from zstore.format.record import Record
 from zstore.format.schema import MAX_SHARD_BYTES, Field, Schema, check_field_name, make_field
 from zstore.shards.build import FieldBody
@@ -65,7 +65,7 @@ def _write_and_publish(core: Committer, head: Record, field: Field, column: Any)
                          for s in range(start // per_shard, (start + count - 1) // per_shard + 1)}):
         parts = _shard_parts(schema, field, head.extents, shard, column, session.commit_id)
         storage.replace(storage.draft(parts, tag), shard_name(field, shard))
-    storage.sync([path])
+    storage.sync([path, CLAIMS])
     delta = Delta(secrets.token_hex(16), next=core.pipeline.next_shard, definition=schema)
     record = publish(core.log, session, lambda parent: _only_if(parent, head, delta.apply(
         parent, session, 0, parent.superseded)))

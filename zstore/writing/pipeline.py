@@ -16,6 +16,7 @@ from zstore.commits.claims import check_fence, claim_shard
 from zstore.commits.log import Log
 from zstore.commits.opening import Session
 from zstore.errors import Corrupt, InDoubt, StaleWriter
+from zstore.format.layout import CLAIMS
 from zstore.format.schema import EPOCH, IDS, VECTORS, Schema
 from zstore.notices import logger
 from zstore.writing.blocks import Block, block_rows
@@ -316,6 +317,7 @@ class Pipeline:
         if self.shard is None:
             number = claim_shard(self._storage, self.session.info, self.next_shard)
             self.next_shard = number + 1
+            self.dirty.add(CLAIMS)
             # A zombie learns of its successor here, before it writes a byte.
             check_fence(Log(self._storage).head(), self.session.info, self._storage.url)
             with self._door:
