@@ -331,7 +331,8 @@ def test_a_damaged_tag(store: Path, damage: str) -> None:
     assert len(zstore.Reader(store)) == 4
 
 
-@pytest.mark.parametrize("members", [{"version": None}, {"version": "x"}, {"version": -1}, {"store_id": "0" * 32}])
+@pytest.mark.parametrize("members", [{"version": None}, {"version": "x"}, {"version": -1}, {"version": 2}, {"version": 99},
+                                     {"commit_id": "0" * 32}, {"tag": "other"}])
 def test_a_tag_that_makes_no_sense(store: Path, members: dict[str, Any]) -> None:
     rewrite(store / "_zstore" / "tags" / "first.json", **members)
     with pytest.raises(Corrupt, match="first"):

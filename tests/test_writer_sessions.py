@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,8 @@ def test_a_forked_child_is_inert(url: str, sound: Callable[[str], None]) -> None
     writer.append(*rows(0, 10))
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)                                # a child that hangs must not outlive the test
         code = 1
         try:
             refused = 0

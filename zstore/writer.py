@@ -232,7 +232,7 @@ class Writer:
         raise TypeError("a Writer can't be pickled: open one in the other process, with the same session= if both append")
 
     def _check_usable(self) -> None:
-        if False:
+        if os.getpid() != self._pid:
             raise Conflict("this writer belongs to the parent process and is inert in a forked child; open another with the "
                            "same session= in both")
         if self._closed:

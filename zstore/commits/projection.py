@@ -37,8 +37,7 @@ def _write(log: Log, head: Record, tag: str) -> None:
     wanted = documents(log, head)
     root = wanted.pop(ROOT)
     for name, document in wanted.items():
-        if _read(storage, name) != document:
-            _put(storage, name, document, tag)
+        _put(storage, name, document, tag)
     _put(storage, ROOT, root, tag)
     storage.sync(["", *(f.path for f in log.schema_of(head).fields.values())])
 

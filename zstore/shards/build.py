@@ -17,6 +17,7 @@ from zstore.format.checksum import crc32c
 from zstore.format.keys import StringIds
 from zstore.format.schema import Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd
+from zstore.storage.direct import aligned
 
 Rows = Array | StringIds
 Bytes = npt.NDArray[np.uint8]
@@ -25,16 +26,16 @@ Bytes = npt.NDArray[np.uint8]
 class FieldBody:
     """The bytes of one field of the shard under construction. Not thread-safe.
 
-    Raw rows are held by reference; encoded chunks are copied into one buffer, which ``spare`` may bring from an earlier
-    shard: its pages are there already, and the memory of a writer stays what it was at the first shard."""
+    Raw rows are held by reference; encoded chunks are copied into one buffer, whose memory goes back to the system with the
+    shard: kept for the next one it would make two whole shards of every moment's one and a bit."""
 
-    def __init__(self, schema: Schema, field: Field, spare: Bytes | None = None) -> None:
+    def __init__(self, schema: Schema, field: Field) -> None:
         self.field = field
         self.dead_bytes = 0
         self._codec = schema.chunk_codec(field)
         self._chunks = schema.chunks(field)
         self._raw: list[Buffer] = []
-        self._buffer: Bytes = _room(schema, field, self._codec.fixed) if spare is None else spare
+        self._buffer = _room(schema, field, self._codec.fixed)
         self._size = 0
         self._crc = self._crc_size = 0          # the checksum of that many leading bytes
         self._offsets = np.full(self._chunks, EMPTY, np.uint64)
@@ -80,10 +81,6 @@ class FieldBody:
         body = self._raw if self._codec.fixed else [self._buffer[:self._size].data]
         return [*body, *behind, end.to_bytes()]
 
-    def give_back(self) -> Bytes | None:
-        """The buffer, for the next shard; this one is written and done with."""
-        return None if self._codec.fixed else self._buffer
-
     def resume(self, body: bytes, end: ShardEnd, name: str) -> None:
         """Go on where another writer handed over: its body is copied verbatim. ``Corrupt`` if it fails its checksum."""
         if crc32c(body) != end.body_crc:
@@ -109,7 +106,7 @@ class FieldBody:
         end = self._size + len(data)
         if end > len(self._buffer):
             # Strings, and what partial chunks leave dead: their sizes are not known ahead.
-            larger = np.empty(max(2 * len(self._buffer), end, 2**16), np.uint8)
+            larger = aligned(max(2 * len(self._buffer), end, 2**16))
             larger[:self._size] = self._buffer[:self._size]
             self._buffer = larger
         self._buffer[self._size:end] = np.frombuffer(data, np.uint8)
@@ -149,7 +146,7 @@ def _room(schema: Schema, field: Field, fixed: bool) -> Bytes:
     """A buffer for a shard that does not compress; the memory is taken only as it is filled."""
     if fixed:
         return np.empty(0, np.uint8)
-    return np.empty(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field), np.uint8)
+    return aligned(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field))
 
 
 def string_items(value: str, count: int) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from zstore._typing import Array, Int64s
 from zstore.format.keys import StringIds
 from zstore.format.schema import Schema
+from zstore.storage.direct import aligned
 from zstore.writing.door import Batch
 
 
@@ -64,7 +65,8 @@ class Block:
             if f.is_string:
                 self._strings[name] = StringColumn(rows)
             else:
-                self._arrays[name] = np.empty((rows, *f.shape), f.numpy_dtype)
+                memory = aligned(rows * f.row_bytes)
+                self._arrays[name] = memory.view(f.numpy_dtype).reshape(rows, *f.shape)
 
     def write(self, at: int, batch: Batch, start: int, stop: int) -> None:
         """Copy rows ``[start, stop)`` of the batch to row ``at``; they count only when ``filled`` is raised."""

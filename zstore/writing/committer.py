@@ -17,7 +17,7 @@ from zstore.format.layout import INDEX
 from zstore.format.record import Record
 from zstore.format.schema import Schema
 from zstore.notices import logger, warn
-from zstore.writing.counting import Counter
+from zstore.writing.counting import Count, Counter
 from zstore.writing.crew import Crew
 from zstore.writing.entries import Cut
 from zstore.writing.merging import Merger
@@ -65,9 +65,8 @@ class Committer:
         pipeline.check()
         with pipeline.held():
             pipeline.absorb()
-            pipeline.await_seal()
-            pipeline.write_tail(self.tag)
-            cut, merged = pipeline.pending.cut(), self._merger.result()
+            cut, count = self._write(pipeline)
+            merged = self._merger.result()
             folders = {*pipeline.dirty, *([INDEX] if cut.runs or merged else [])}
             self.log.storage.sync(sorted(folders))
             pipeline.dirty -= folders
@@ -76,7 +75,7 @@ class Committer:
             head = self.log.head()
             check_fence(head, self.session.info, self.log.storage.url)
             return head
-        record = self._publish(cut, merged, meta, tail)
+        record = self._publish(cut, count, merged, meta, tail)
         with pipeline.held():
             pipeline.pending.drop(cut)
             if pipeline.shard is not None and pipeline.shard.is_wasteful:
@@ -90,16 +89,32 @@ class Committer:
         shard, parent = self.pipeline.unfilled(), self.log.head().tail
         return shard if shard is not None and (parent is None or shard > parent) else None
 
-    def _publish(self, cut: Cut, merged: tuple[tuple[str, ...], str] | None, meta: Any, tail: int | None) -> Record:
+    def _write(self, pipeline: Pipeline) -> tuple[Cut, Count]:
+        """Write the unfilled shard's objects, beside them the index run of the new rows, and meanwhile count what they
+        repeat. The caller holds the pipeline."""
+        head = self.log.head()
+
+        def cut_and_count() -> tuple[Cut, Count]:
+            cut = pipeline.pending.cut()
+            return cut, self._counter.count(head, cut)
+
+        done = self._crew.run_all([*pipeline.tail_writes(self.tag), cut_and_count])
+        pipeline.tail_is_written()
+        pipeline.await_seal()
+        cut, count = done[-1]
+        return cut, count
+
+    def _publish(self, cut: Cut, count: Count, merged: tuple[tuple[str, ...], str] | None, meta: Any,
+                 tail: int | None) -> Record:
         delta = Delta(secrets.token_hex(16), cut.extents, cut.runs, merged, tail, self.pipeline.next_shard, cut.rows,
                       cut.nonfinite, meta)
         earlier = 0
 
         def make(head: Record) -> Record:
             nonlocal earlier
-            count = self._counter.count(head, cut)
-            earlier = count.earlier
-            return delta.apply(head, self.session.info, count.duplicates, count.superseded)
+            now = count if count.version == head.version else self._counter.count(head, cut)
+            earlier = now.earlier
+            return delta.apply(head, self.session.info, now.duplicates, now.superseded)
 
         record = publish(self.log, self.session.info, make)
         self.superseded += earlier

@@ -17,15 +17,16 @@ from zstore.mapping import Column
 from zstore.storage.base import Storage
 from zstore.writing.entries import Cut, read_run
 
-HELD_ENTRIES = 2**18
+HELD_ENTRIES = 2**17
 FEW_EPOCHS = 4
 
 
 @dataclass(frozen=True)
 class Count:
-    """``duplicates``: rows whose key head has. ``earlier``: those of them that an earlier session wrote.
+    """Against the version ``version``. ``duplicates``: rows whose key it has. ``earlier``: those of them that an earlier session wrote.
     ``superseded``: rows of the new version whose key a higher address holds; None where head did not count them."""
 
+    version: int
     duplicates: int = 0
     earlier: int = 0
     superseded: int | None = 0
@@ -45,7 +46,7 @@ class Counter:
     def count(self, head: Record, cut: Cut) -> Count:
         """The numbers of this cut, were it published after ``head``."""
         if not cut.rows:
-            return Count(superseded=head.superseded)
+            return Count(head.version, superseded=head.superseded)
         duplicates = earlier = repeats = 0
         index = self._head = self._index(head.index, head.extents, self._head)
         for number, run in enumerate(cut.runs):
@@ -59,7 +60,7 @@ class Counter:
             repeats += _repeats(entries, found >= 0)
         index.forget(HELD_ENTRIES)
         superseded = None if head.superseded is None else head.superseded + repeats
-        return Count(duplicates, earlier, superseded)
+        return Count(head.version, duplicates, earlier, superseded)
 
     def _index(self, runs: tuple[str, ...], extents: Extents, previous: KeyIndex | None) -> KeyIndex:
         self._ids.cover(extents)

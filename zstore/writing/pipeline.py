@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from zstore.commits.claims import check_fence, claim_shard
 from zstore.commits.log import Log
@@ -23,7 +22,7 @@ from zstore.writing.blocks import Block, block_rows
 from zstore.writing.crew import Crew, Job
 from zstore.writing.door import Batch
 from zstore.writing.entries import Pending
-from zstore.writing.sealing import OpenShard, Spare, count_nonfinite, write_objects
+from zstore.writing.sealing import OpenShard, count_nonfinite, object_writes
 
 FATAL = (StaleWriter, InDoubt)
 
@@ -50,7 +49,6 @@ class Pipeline:
         self._surely_free = self._limit - (per_shard if raw else 1)
         self._made = self._wanted = 0           # blocks; threads that wait for the shard's lock
         self._free: list[Block] = []
-        self._spare: list[Spare] = []           # buffers of written shards
         self._queue: deque[Block] = deque()
         self._filling: Block | None = None
         self._partial: Block | None = None      # the one that holds the unfilled shard's last rows
@@ -152,14 +150,17 @@ class Pipeline:
         self._note(shard, block, filled)
         self._partial = block
 
-    def write_tail(self, tag: str) -> None:
-        """Write the unfilled shard's objects as of now; the caller holds ``shard_lock``."""
-        shard = self.shard
-        if shard is None or shard.rows == shard.written:
-            return
-        write_objects(self._storage, shard.objects(self._partial), tag, self._crew.run_all)
-        shard.written = shard.rows
-        self._mark_dirty()
+    def tail_writes(self, tag: str) -> list[Callable[[], None]]:
+        """What writes the unfilled shard's objects as of now; the caller holds ``shard_lock`` until all of it is done."""
+        if self.shard is None or self.shard.rows == self.shard.written:
+            return []
+        return object_writes(self._storage, self.shard.objects(self._partial), tag)
+
+    def tail_is_written(self) -> None:
+        """Every one of ``tail_writes`` has ended well."""
+        if self.shard is not None and self.shard.rows != self.shard.written:
+            self.shard.written = self.shard.rows
+            self._mark_dirty()
 
     def await_seal(self) -> None:
         """Wait for the full shard that is being written; one that failed is written again from memory."""
@@ -305,10 +306,10 @@ class Pipeline:
 
     def _write_full(self, shard: OpenShard) -> None:
         tag = f"{self.session.info.opened:020d}"
-        write_objects(self._storage, shard.objects(None), tag, _in_turn)
+        for write in object_writes(self._storage, shard.objects(None), tag):
+            write()
         self._mark_dirty()
         with self._door:
-            self._spare.append(shard.give_back())
             self._release(shard.held)
             shard.held = []
 
@@ -320,15 +321,8 @@ class Pipeline:
             self.dirty.add(CLAIMS)
             # A zombie learns of its successor here, before it writes a byte.
             check_fence(Log(self._storage).head(), self.session.info, self._storage.url)
-            with self._door:
-                spare = self._spare.pop() if self._spare else None
-            self.shard = OpenShard(self.schema, self.session.info, number, spare)
+            self.shard = OpenShard(self.schema, self.session.info, number)
         return self.shard
 
     def _mark_dirty(self) -> None:
         self.dirty |= {f.path for f in self.schema.fields.values()}
-
-
-def _in_turn(calls: list[Any]) -> None:
-    for call in calls:
-        call()

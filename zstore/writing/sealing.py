@@ -12,18 +12,16 @@ from zstore.format.dtypes import is_float
 from zstore.format.layout import shard_name
 from zstore.format.record import SessionInfo
 from zstore.format.schema import Schema
-from zstore.shards.build import Bytes, FieldBody
+from zstore.shards.build import FieldBody
 from zstore.shards.read import open_shard
 from zstore.storage.base import Storage
 from zstore.writing.blocks import Block
-
-Spare = dict[str, Bytes]
 
 
 class OpenShard:
     """The bodies of all fields of one claimed shard. ``rows`` counts from the shard's first row."""
 
-    def __init__(self, schema: Schema, session: SessionInfo, number: int, spare: Spare | None = None) -> None:
+    def __init__(self, schema: Schema, session: SessionInfo, number: int) -> None:
         self.schema = schema
         self.number = number
         self.rows = 0
@@ -31,8 +29,7 @@ class OpenShard:
         self.block_row = 0                  # the shard row of the block that is being filled
         self.held: list[Block] = []         # raw parts point into these
         self._session = session
-        buffers = {} if spare is None else spare
-        self._bodies = {name: FieldBody(schema, f, buffers.get(name)) for name, f in schema.fields.items()}
+        self._bodies = {name: FieldBody(schema, f) for name, f in schema.fields.items()}
         self._added = dict.fromkeys(schema.fields, 0)
 
     @property
@@ -71,10 +68,6 @@ class OpenShard:
                 self.rows, self.schema.store_id, self._session.commit_id, self.number, behind)
         return out
 
-    def give_back(self) -> Spare:
-        """The buffers, for the next shard, once this one is written."""
-        return {name: buffer for name, body in self._bodies.items() if (buffer := body.give_back()) is not None}
-
     @property
     def is_wasteful(self) -> bool:
         """The superseded chunks of all objects together exceed a quarter of a full shard."""
@@ -107,12 +100,11 @@ def _chunk(shard: Any, f: Any, chunk: int, rows: int) -> Any:
     return out[:rows]
 
 
-def write_objects(storage: Storage, objects: dict[str, list[Buffer]], tag: str,
-                  run_all: Callable[[list[Callable[[], None]]], Any]) -> None:
-    """Write each object to a temporary file, sync it by the descriptor that wrote it, then rename it to its name."""
+def object_writes(storage: Storage, objects: dict[str, list[Buffer]], tag: str) -> list[Callable[[], None]]:
+    """One call per object, in any order: to a temporary file, synced by the descriptor that wrote it, then renamed."""
     def write(name: str, parts: list[Buffer]) -> Callable[[], None]:
         return lambda: storage.replace(storage.draft(parts, tag), name)
-    run_all([write(name, parts) for name, parts in objects.items()])
+    return [write(name, parts) for name, parts in objects.items()]
 
 
 def count_nonfinite(vectors: Array, dtype: str) -> int:
