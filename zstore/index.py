@@ -98,6 +98,18 @@ class KeyIndex:
                 best = found
         return best[1]
 
+    def may_hold(self, keys: npt.NDArray[np.uint64], epoch: int | None) -> Bools:
+        """Which of these keys, in ascending order, may be there at this epoch (None: at any); the others surely are not.
+
+        One pass along each run, without the tables that ``lookup`` makes."""
+        maybe = np.zeros(len(keys), bool)
+        for table in [file.table for file in self._readable()] + self._rest():
+            if table.may_hold(epoch):
+                held = table.entries.key
+                at = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+                maybe |= held[at] == keys
+        return maybe
+
     def contains(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32],
                  epochs: npt.NDArray[np.int32]) -> Bools:
         """Which of these (key, epoch) the version has."""

@@ -64,6 +64,15 @@ def pack_strings(items: list[str]) -> StringIds:
     return StringIds(data.tobytes(), starts, lengths)
 
 
+def join_strings(parts: list[StringIds]) -> StringIds:
+    """One batch of several, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(part.body) for part in parts[:-1])])
+    starts = np.concatenate([part.starts + offset for part, offset in zip(parts, offsets.tolist(), strict=True)])
+    return StringIds(b"".join([part.body for part in parts]), starts, np.concatenate([part.lengths for part in parts]))
+
+
 def parse_strings(body: bytes, count: int) -> StringIds:
     """The first ``count`` items of a vlen-utf8 body (without its u32 count). ValueError when they run past the end.
 

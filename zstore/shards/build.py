@@ -121,11 +121,11 @@ class FieldBody:
     def _place(self, row: int, data: Buffer, count: int) -> None:
         """Offsets and the covered rows' CRC of raw chunks that begin at ``row``."""
         step, row_bytes = self.field.chunk_rows, self.field.row_bytes
-        view = memoryview(data)
-        first = row // step
-        for chunk, at in enumerate(range(0, count, step), first):
-            self._offsets[chunk], self._lengths[chunk] = chunk * step * row_bytes, step * row_bytes
-            self._crcs[chunk] = crc32c(view[at * row_bytes:min(at + step, count) * row_bytes])
+        view, first, size = memoryview(data), row // step, step * row_bytes
+        last = first + -(-count // step)
+        self._offsets[first:last] = np.arange(first, last, dtype=np.uint64) * np.uint64(size)
+        self._lengths[first:last] = size
+        self._crcs[first:last] = [crc32c(view[at:at + size]) for at in range(0, count * row_bytes, size)]
 
     def _encode(self, rows: Rows, start: int, stop: int) -> bytes:
         step = self.field.chunk_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from zstore._typing import Int64s
 from zstore.cache import Cache
@@ -69,23 +70,25 @@ class Counter:
 
 
 def _lookup(index: KeyIndex, entries: Entries) -> Int64s:
-    """The address that the index has for each entry's key, else -1. Epoch by epoch where they are few: runs that do
-    not have the epoch are then not even opened for search."""
-    epochs = np.unique(entries.epoch)
-    if len(epochs) > FEW_EPOCHS:
-        return index.lookup(entries.key, entries.check, entries.epoch)
+    """The address that the index has for each entry's key, else -1; the entries are sorted by key.
+
+    Epoch by epoch where they are few: runs that do not have the epoch are then not even opened. Most keys are new, so
+    one merge of sorted keys per run first leaves out what is surely absent."""
     found = np.full(len(entries), -1, np.int64)
-    for epoch in epochs.tolist():
-        rows = slice(None) if len(epochs) == 1 else np.flatnonzero(entries.epoch == epoch)
-        found[rows] = index.lookup(entries.key[rows], entries.check[rows], epoch)
+    epochs = np.unique(entries.epoch)
+    asked: list[int | None] = [None] if len(epochs) > FEW_EPOCHS else epochs.tolist()
+    for epoch in asked:
+        rows = np.arange(len(entries)) if len(asked) == 1 else np.flatnonzero(entries.epoch == epoch)
+        rows = rows[index.may_hold(entries.key[rows], epoch)]
+        if len(rows):
+            some = entries.take(rows)
+            found[rows] = index.lookup(some.key, some.check, some.epoch)
     return found
 
 
-def _repeats(entries: Entries, held: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
-    """Rows that are not the first of their key: every row whose key is held already, and of the others all but one."""
-    fresh = entries.take(~held)
-    order = np.lexsort((fresh.epoch, fresh.check, fresh.key))
-    fresh = fresh.take(order)
-    same = ((fresh.key[1:] == fresh.key[:-1]) & (fresh.check[1:] == fresh.check[:-1])
-            & (fresh.epoch[1:] == fresh.epoch[:-1]))
+def _repeats(entries: Entries, held: npt.NDArray[np.bool_]) -> int:
+    """Rows that are not the first of their key: every row whose key is held already, and of the others all but one. The
+    entries are sorted, so that equal keys are neighbours."""
+    same = ((entries.key[1:] == entries.key[:-1]) & (entries.epoch[1:] == entries.epoch[:-1])
+            & (entries.check[1:] == entries.check[:-1]) & ~held[1:])
     return int(held.sum()) + int(same.sum())

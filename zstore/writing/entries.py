@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zstore.errors import Corrupt
 from zstore.format.extents import Extents
-from zstore.format.keys import StringIds, hash_ints, hash_strings, seed_of
+from zstore.format.keys import StringIds, hash_ints, hash_strings, join_strings, seed_of
 from zstore.format.layout import run_name
 from zstore.format.record import SessionInfo
-from zstore.format.run import Entries, RunHeader, concat, epoch_spans, parse_run, run_parts
+from zstore.format.run import Entries, RunHeader, epoch_spans, parse_run, run_parts
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
 from zstore.storage.whole import whole
@@ -20,15 +22,26 @@ from zstore.storage.whole import whole
 SPILL_ROWS = 2**19          # 12 MB of entries: more than that is written as a run ahead of the commit
 
 
-def make_entries(ids: object, epochs: np.ndarray[tuple[int, ...], np.dtype[np.int32]], address: int, seed: int) -> Entries:
-    """Index entries of consecutive rows from ``address`` on, hashed in bulk."""
-    if isinstance(ids, StringIds):
-        key, check = hash_strings(ids, seed)
+@dataclass(frozen=True)
+class Noted:
+    """Consecutive rows that have their addresses, not hashed yet."""
+
+    ids: Any                            # StringIds, or int64
+    epochs: npt.NDArray[np.int32]
+    address: int
+
+
+def make_entries(noted: list[Noted], seed: int) -> Entries:
+    """Index entries of these rows, hashed all at once: numpy hands the interpreter lock over at every call, and a
+    training loop waits for each of them to come back."""
+    ids = [piece.ids for piece in noted]
+    if isinstance(ids[0], StringIds):
+        key, check = hash_strings(join_strings(ids), seed)
     else:
-        assert isinstance(ids, np.ndarray)
-        key, check = hash_ints(ids), np.zeros(len(ids), np.uint32)
-    addresses = np.arange(address, address + len(key), dtype=np.int64)
-    return Entries(key, check, epochs.copy(), addresses)
+        key = hash_ints(np.concatenate(ids))
+        check = np.zeros(len(key), np.uint32)
+    addresses = np.concatenate([np.arange(n.address, n.address + len(n.epochs), dtype=np.int64) for n in noted])
+    return Entries(key, check, np.concatenate([piece.epochs for piece in noted]), addresses)
 
 
 def write_run(storage: Storage, schema: Schema, session: SessionInfo, entries: Entries) -> str:
@@ -73,27 +86,27 @@ class Pending:
     schema: Schema
     session: SessionInfo
     extents: list[tuple[int, int]] = field(default_factory=list)
-    entries: list[Entries] = field(default_factory=list)
+    noted: list[Noted] = field(default_factory=list)
     spilled: list[str] = field(default_factory=list)
     rows: int = 0
     nonfinite: int = 0
     unspilled: int = 0
 
-    def note(self, ids: object, epochs: np.ndarray[tuple[int, ...], np.dtype[np.int32]], address: int,
-             nonfinite: int) -> None:
-        """These rows have their addresses now."""
-        entries = make_entries(ids, epochs, address, seed_of(self.schema.store_id))
-        self.entries.append(entries)
-        self.extents.append((address, len(entries)))
-        self.rows += len(entries)
-        self.unspilled += len(entries)
+    def note(self, ids: Any, epochs: npt.NDArray[np.int32], address: int, nonfinite: int) -> None:
+        """These rows have their addresses now; the arrays are copied."""
+        count = len(epochs)
+        self.noted.append(Noted(ids if isinstance(ids, StringIds) else ids.copy(), epochs.copy(), address))
+        self.extents.append((address, count))
+        self.rows += count
+        self.unspilled += count
         self.nonfinite += nonfinite
 
     def spill(self, *, force: bool = False) -> None:
-        """Write the entries in memory as a run once they are many, or when asked to."""
+        """Write the entries of what was noted as a run once they are many, or when asked to."""
         if self.unspilled and (force or self.unspilled >= SPILL_ROWS):
-            self.spilled.append(write_run(self.storage, self.schema, self.session, concat(self.entries)))
-            self.entries.clear()
+            entries = make_entries(self.noted, seed_of(self.schema.store_id))
+            self.spilled.append(write_run(self.storage, self.schema, self.session, entries))
+            self.noted.clear()
             self.unspilled = 0
 
     def cut(self) -> Cut:

@@ -310,8 +310,7 @@ class Pipeline:
             write()
         self._mark_dirty()
         with self._door:
-            self._release(shard.held)
-            shard.held = []
+            self._release(shard.let_go())
 
     def _shard(self) -> OpenShard:
         """The shard that rows go to; claimed just before its first byte."""

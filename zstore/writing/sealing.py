@@ -68,6 +68,12 @@ class OpenShard:
                 self.rows, self.schema.store_id, self._session.commit_id, self.number, behind)
         return out
 
+    def let_go(self) -> list[Block]:
+        """The shard is on the disk: free its bytes, and give the blocks that it held."""
+        self._bodies.clear()
+        held, self.held = self.held, []
+        return held
+
     @property
     def is_wasteful(self) -> bool:
         """The superseded chunks of all objects together exceed a quarter of a full shard."""
