@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,13 +54,13 @@ class RunFile:
 class KeyIndex:
     """The keys of one version. Immutable to the caller; safe among threads and in forked children.
 
-    ``previous`` is the index of another version of the same store, whose loaded runs are used again. ``join``: make
-    one table of many small runs in memory, which a reader profits from and a writer must not.
+    ``previous`` is the index of another version of the same store, whose loaded runs are used again. ``trusted``
+    is a writer's: runs that it checked before are not checked again, and many small ones are not joined in memory.
     """
 
     def __init__(self, storage: Storage, schema: Schema, runs: tuple[str, ...], extents: Extents,
                  ids_column: Readable | None, epoch_column: Readable | None, previous: KeyIndex | None = None, *,
-                 join: bool = True) -> None:
+                 trusted: Mapping[str, object] | None = None) -> None:
         self.extents, self._names = extents, runs
         self._storage, self._schema, self._ids, self._epochs = storage, schema, ids_column, epoch_column
         self._files: dict[str, RunFile | None] = {} if previous is None else {
@@ -69,7 +69,8 @@ class KeyIndex:
         self._scanned: Entries | None = None
         self._tables: list[Table] | None = None
         self._known_epochs: Int64s | None = None
-        self._work = 0 if join else -1
+        self._work = 0 if trusted is None else -1
+        self._trusted = trusted or {}
         self._starts, self._ends = extents.starts.tolist(), (extents.starts + extents.counts).tolist()
 
     def lookup(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32], epoch: Epochs,
@@ -98,13 +99,23 @@ class KeyIndex:
                 best = found
         return best[1]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The runs, as the record names them."""
+        return self._names
+
+    def tables(self) -> list[tuple[str, Table]]:
+        """Every source of rows by name; the rows that no run covers are one without a name."""
+        named = [(name, file.table) for name in self._names for file in [self._load(name)] if file is not None]
+        return [*named, *(("", table) for table in self._rest())]
+
     def may_hold(self, keys: npt.NDArray[np.uint64], epoch: int | None) -> Bools:
         """Which of these keys, in ascending order, may be there at this epoch (None: at any); the others surely are not.
 
         One pass along each run, without the tables that ``lookup`` makes."""
         maybe = np.zeros(len(keys), bool)
-        for table in [file.table for file in self._readable()] + self._rest():
-            if table.may_hold(epoch):
+        for _, table in self.tables():
+            if len(keys) and table.may_hold(epoch):
                 held = table.entries.key
                 at = np.minimum(np.searchsorted(held, keys), len(held) - 1)
                 maybe |= held[at] == keys
@@ -174,7 +185,7 @@ class KeyIndex:
         if name not in self._files:
             path = layout.run_name(name)
             try:
-                header, entries = parse_run(whole(self._storage, path), path)
+                header, entries = parse_run(whole(self._storage, path), path, check=name not in self._trusted)
                 if header.store_id != self._schema.store_id or header.strings != self._schema.ids_are_strings:
                     raise Corrupt(path, "the run belongs to another store")
                 self._files[name] = RunFile(header, entries)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
 from zstore._typing import Array, Buffer
 from zstore.errors import Corrupt
@@ -17,10 +16,9 @@ from zstore.format.checksum import crc32c
 from zstore.format.keys import StringIds
 from zstore.format.schema import Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd
-from zstore.storage.direct import aligned
+from zstore.storage.pages import Bytes, private
 
 Rows = Array | StringIds
-Bytes = npt.NDArray[np.uint8]
 
 
 class FieldBody:
@@ -106,7 +104,7 @@ class FieldBody:
         end = self._size + len(data)
         if end > len(self._buffer):
             # Strings, and what partial chunks leave dead: their sizes are not known ahead.
-            larger = aligned(max(2 * len(self._buffer), end, 2**16))
+            larger = private(max(2 * len(self._buffer), end, 2**16))
             larger[:self._size] = self._buffer[:self._size]
             self._buffer = larger
         self._buffer[self._size:end] = np.frombuffer(data, np.uint8)
@@ -146,7 +144,7 @@ def _room(schema: Schema, field: Field, fixed: bool) -> Bytes:
     """A buffer for a shard that does not compress; the memory is taken only as it is filled."""
     if fixed:
         return np.empty(0, np.uint8)
-    return aligned(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field))
+    return private(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field))
 
 
 def string_items(value: str, count: int) -> bytes:

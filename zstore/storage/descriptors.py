@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from zstore._typing import Buffer
 from zstore.storage.base import octets
-from zstore.storage.direct import write_head
 
 if sys.platform == "darwin":
     import fcntl
@@ -37,10 +36,7 @@ def named(path: str) -> Iterator[None]:
 
 def write_all(descriptor: int, parts: Sequence[Buffer]) -> None:
     """Write every byte of the parts, in order, however short the single writes are. Not durable."""
-    skip = write_head(descriptor, parts)
-    for whole in _batches(parts):
-        batch = _after(whole, skip)
-        skip -= min(skip, sum(view.nbytes for view in whole))
+    for batch in _batches(parts):
         while batch:
             written = os.writev(descriptor, batch)
             if written == 0:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from zstore.storage.limits import available_memory
 
-__all__ = ["PAGE", "Bytes", "Range", "available_memory", "shared"]
+__all__ = ["PAGE", "Bytes", "Range", "available_memory", "private", "shared"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -136,6 +136,15 @@ class _Span:
         self._owner = owner
         self.__array_interface__ = {
             "version": 3, "shape": (length,), "typestr": "|u1", "data": (address, readonly)}
+
+
+def private(nbytes: int) -> Bytes:
+    """Zeroed memory of its own, taken page by page as it is filled, and given back to the system with the array: the
+    allocator's own pools would keep it."""
+    pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)[:nbytes]
 
 
 def shared(nbytes: int) -> Bytes:

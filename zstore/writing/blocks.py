@@ -10,7 +10,7 @@ import numpy as np
 from zstore._typing import Array, Int64s
 from zstore.format.keys import StringIds
 from zstore.format.schema import Schema
-from zstore.storage.direct import aligned
+from zstore.storage.pages import private
 from zstore.writing.door import Batch
 
 
@@ -65,7 +65,7 @@ class Block:
             if f.is_string:
                 self._strings[name] = StringColumn(rows)
             else:
-                memory = aligned(rows * f.row_bytes)
+                memory = private(rows * f.row_bytes)
                 self._arrays[name] = memory.view(f.numpy_dtype).reshape(rows, *f.shape)
 
     def write(self, at: int, batch: Batch, start: int, stop: int) -> None:

@@ -98,7 +98,7 @@ class Committer:
             cut = pipeline.pending.cut()
             return cut, self._counter.count(head, cut)
 
-        done = self._crew.run_all([*pipeline.tail_writes(self.tag), cut_and_count])
+        done: list[Any] = self._crew.run_all([*pipeline.tail_writes(self.tag), cut_and_count])
         pipeline.tail_is_written()
         pipeline.await_seal()
         cut, count = done[-1]

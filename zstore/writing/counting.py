@@ -11,15 +11,15 @@ from zstore._typing import Int64s
 from zstore.cache import Cache
 from zstore.format.extents import Extents
 from zstore.format.record import Record
-from zstore.format.run import Entries
+from zstore.format.run import Entries, RunHeader
 from zstore.format.schema import EPOCH, IDS, Schema
 from zstore.index import KeyIndex
 from zstore.mapping import Column
 from zstore.storage.base import Storage
 from zstore.writing.entries import Cut, read_run
 
-HELD_ENTRIES = 2**17
-FEW_EPOCHS = 4
+HELD_ENTRIES = 2**19
+SEEN_SLOTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Counter:
         self._storage, self._schema = storage, schema
         self._earlier = opening.extents
         self._head: KeyIndex | None = None
+        self._headers: dict[str, RunHeader] = {}
+        self._seen = Seen()
         cache = Cache(2**22)
         self._ids = Column(storage, schema, schema.fields[IDS], cache)
         self._epochs = Column(storage, schema, schema.fields[EPOCH], cache)
@@ -49,40 +51,87 @@ class Counter:
         if not cut.rows:
             return Count(head.version, superseded=head.superseded)
         duplicates = earlier = repeats = 0
-        index = self._head = self._index(head.index, head.extents, self._head)
         for number, run in enumerate(cut.runs):
             _, entries = read_run(self._storage, run)
-            found = _lookup(index, entries)
+            epochs = frozenset(np.unique(entries.epoch).tolist())
+            self._head = index = self._relevant(head.index, head.extents, epochs, self._head)
+            self._seen.learn(index, epochs)
+            found = _lookup(index, entries, epochs, self._seen)
             duplicates += int((found >= 0).sum())
             earlier += int(self._earlier.contains(found[found >= 0]).sum())
             if number:      # an entry may also repeat one of a run of this very commit
-                own = self._index(cut.runs[:number], cut.extents, None)
-                found = np.maximum(found, _lookup(own, entries))
+                own = self._relevant(cut.runs[:number], cut.extents, epochs, None)
+                found = np.maximum(found, _lookup(own, entries, epochs, None))
             repeats += _repeats(entries, found >= 0)
-        index.forget(HELD_ENTRIES)
+            index.forget(HELD_ENTRIES)
         superseded = None if head.superseded is None else head.superseded + repeats
         return Count(head.version, duplicates, earlier, superseded)
 
-    def _index(self, runs: tuple[str, ...], extents: Extents, previous: KeyIndex | None) -> KeyIndex:
-        self._ids.cover(extents)
-        self._epochs.cover(extents)
-        return KeyIndex(self._storage, self._schema, runs, extents, self._ids, self._epochs, previous, join=False)
+    def _relevant(self, runs: tuple[str, ...], extents: Extents, epochs: frozenset[int],
+                  previous: KeyIndex | None) -> KeyIndex:
+        """An index of the runs that may hold these epochs, over the addresses that the others do not cover."""
+        wanted, others = [], []
+        for run in runs:
+            header = self._header(run)
+            if header is None or header.epochs is None or any(span[0] in epochs for span in header.epochs):
+                wanted.append(run)
+            else:
+                others += list(header.extents)
+        rest = extents - Extents(others)
+        self._ids.cover(rest)
+        self._epochs.cover(rest)
+        return KeyIndex(self._storage, self._schema, tuple(wanted), rest, self._ids, self._epochs, previous,
+                        trusted=self._headers)
+
+    def _header(self, run: str) -> RunHeader | None:
+        """A run's header, read and checked once; None where it can't be: the index then reads the rows themselves."""
+        if run not in self._headers:
+            try:
+                self._headers[run] = read_run(self._storage, run)[0]
+            except OSError:
+                return None
+        return self._headers[run]
 
 
-def _lookup(index: KeyIndex, entries: Entries) -> Int64s:
-    """The address that the index has for each entry's key, else -1; the entries are sorted by key.
+class Seen:
+    """One bit per hashed key of the runs that hold the epochs of late: most keys of a commit are new, and this tells so
+    without a search in every run. A key that is there is always seen; one that is not is seen at times."""
 
-    Epoch by epoch where they are few: runs that do not have the epoch are then not even opened. Most keys are new, so
-    one merge of sorted keys per run first leaves out what is surely absent."""
+    def __init__(self) -> None:
+        self._epochs: frozenset[int] = frozenset()
+        self._names: set[str] = set()
+        self._bits = np.zeros(SEEN_SLOTS, bool)
+
+    def learn(self, index: KeyIndex, epochs: frozenset[int]) -> None:
+        """Take in what the index has at these epochs."""
+        if not epochs <= self._epochs:
+            self._epochs, self._names = epochs, set()
+            self._bits[:] = False
+        if self._names.issuperset(index.names):
+            return
+        for name, table in index.tables():
+            if (not name or name not in self._names) and any(table.may_hold(epoch) for epoch in self._epochs):
+                self._bits[_slots(table.entries.key)] = True
+                self._names.add(name)
+
+    def may_hold(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        return self._bits[_slots(keys)]
+
+
+def _slots(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    # Multiplied first: integer ids are keys as they are, and crowd at one end.
+    return np.asarray((keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SEEN_SLOTS.bit_length() + 1))
+
+
+def _lookup(index: KeyIndex, entries: Entries, epochs: frozenset[int], seen: Seen | None) -> Int64s:
+    """The address that the index has for each entry's key, else -1; the entries are sorted by key."""
+    rows = np.arange(len(entries)) if seen is None else np.flatnonzero(seen.may_hold(entries.key))
+    if len(rows):
+        rows = rows[index.may_hold(entries.key[rows], next(iter(epochs)) if len(epochs) == 1 else None)]
     found = np.full(len(entries), -1, np.int64)
-    epochs = np.unique(entries.epoch)
-    asked: list[int | None] = [None] if len(epochs) > FEW_EPOCHS else epochs.tolist()
-    for epoch in asked:
-        rows = np.arange(len(entries)) if len(asked) == 1 else np.flatnonzero(entries.epoch == epoch)
-        rows = rows[index.may_hold(entries.key[rows], epoch)]
-        if len(rows):
-            some = entries.take(rows)
-            found[rows] = index.lookup(some.key, some.check, some.epoch)
+    if len(rows):
+        some = entries.take(rows)
+        found[rows] = index.lookup(some.key, some.check, some.epoch)
     return found
 
 

@@ -271,8 +271,8 @@ class Pipeline:
     def _add_block(self, block: Block) -> None:
         shard = self._shard()
         fills = shard.block_row + block.rows == self.schema.rows_per_shard
-        if fills:
-            self.await_seal()
+        if 2 * (shard.block_row + block.rows) > self.schema.rows_per_shard:
+            self.await_seal()           # never more in memory than a shard being written and half of the next
         shard.absorb(block, block.rows)
         self._note(shard, block, block.rows)
         shard.next_block()
