@@ -144,6 +144,20 @@ def test_no_torn_rows_while_two_processes_evict() -> None:
     assert sound(held, np.arange(200 * ROWS))
 
 
+def test_eviction_ends_while_readers_touch_everything() -> None:
+    """Two passes of the hand may find every slot touched again; a gather must not fail for that."""
+    _, held = arena(70)
+    assert sound(held, np.arange(70 * ROWS))
+    assert sound(held, np.arange(70 * ROWS, 71 * ROWS))         # the arena is full from here on
+
+    class AlwaysTouched(np.ndarray[tuple[int], np.dtype[np.uint8]]):
+        def __setitem__(self, key: object, value: object) -> None:
+            pass
+
+    held._touched = np.ones(70, np.uint8).view(AlwaysTouched)
+    assert sound(held, np.arange(100 * ROWS, 164 * ROWS))
+
+
 def test_a_killed_filler_leaves_the_cache_usable() -> None:
     def slow(chunk: int, out: Array) -> None:
         if os.getpid() != parent:

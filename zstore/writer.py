@@ -14,7 +14,7 @@ from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.commits.opening import Request, create_store, open_session, reopen_session
 from zstore.commits.tags import check_free, put_tag
-from zstore.errors import AlreadyExists, BehindCheckpoint, Conflict, StaleWriter
+from zstore.errors import BehindCheckpoint, Conflict, StaleWriter
 from zstore.format.record import MAX_META_BYTES, Record
 from zstore.format.schema import Schema
 from zstore.notices import logger, warn
@@ -26,6 +26,7 @@ from zstore.writing.committer import Committer
 from zstore.writing.crew import Crew
 from zstore.writing.door import read_batch
 from zstore.writing.options import Options, check_json
+from zstore.writing.place import check_place
 
 
 class Writer:
@@ -81,7 +82,7 @@ class Writer:
         self._core: Committer | None = None
         self._crew: Crew | None = None
         self._nonfinite_said = False
-        self._check_place(mode)
+        check_place(self._log, mode)
         registry.enter(self.url, self)
         try:
             self._open_existing()
@@ -237,31 +238,6 @@ class Writer:
                            "same session= in both")
         if self._closed:
             raise ValueError(f"this writer of {self.url} is closed; open Writer({self.url!r}) again")
-
-    def _check_place(self, mode: str) -> None:
-        """Refuse, before anything is written, a place that can't be ours."""
-        storage, kind = self._storage, self._storage.kind()
-        if kind == "file":
-            raise AlreadyExists(f"{self.url} is a file; a store is a folder: choose another path")
-        if kind == "folder" and not self._log.exists() and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
-            zarr = storage.exists("zarr.json") or storage.exists(".zgroup") or storage.exists(".zarray")
-            what = "another Zarr group or array" if zarr else "a folder with other things in it"
-            raise AlreadyExists(f"{self.url} is {what}, not a zstore store; choose another path")
-        if kind == "folder" and mode == "x" and self._log.exists():
-            raise AlreadyExists(self._describe_store())
-        storage.writable()
-
-    def _describe_store(self) -> str:
-        head = self._log.head()
-        sessions, record = [], head
-        while True:
-            record = self._log.read(record.session.opened)
-            sessions.append(Commit.of(record).when)
-            if record.version == 0:
-                break
-            record = self._log.read(record.version - 1)
-        return (f"{self.url} exists: {head.rows:,} rows, version {head.version}, {len(sessions)} sessions from {sessions[-1]} "
-                f"to {sessions[0]}; mode='a' continues it, or choose another path")
 
     def _open_existing(self) -> None:
         if not self._log.exists():

@@ -21,8 +21,8 @@ def check_free(log: Log, tag: str) -> None:
 def put_tag(log: Log, tag: str, record: Record) -> None:
     """Name this version; durable on return. AlreadyExists where another writer took the tag meanwhile."""
     storage = log.storage
-    body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "tag": tag, "store_id": record.store_id, "version": record.version,
-                      "commit_id": record.commit_id, "time": time.time()})
+    body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "tag": tag, "store_id": record.store_id,
+                      "version": record.version, "commit_id": record.commit_id, "time": time.time()})
     if not storage.create(storage.draft([body], f"{record.session.opened:020d}"), tag_name(tag)) and (
             log.tag(tag) != record.version):
         check_free(log, tag)

@@ -24,7 +24,8 @@ SEEN_SLOTS = 2**20
 
 @dataclass(frozen=True)
 class Count:
-    """Against the version ``version``. ``duplicates``: rows whose key it has. ``earlier``: those of them that an earlier session wrote.
+    """Against the version ``version``. ``duplicates``: rows whose key it has. ``earlier``: those of them that an earlier
+    session wrote.
     ``superseded``: rows of the new version whose key a higher address holds; None where head did not count them."""
 
     version: int

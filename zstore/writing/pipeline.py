@@ -18,10 +18,11 @@ from zstore.errors import Corrupt, InDoubt, StaleWriter
 from zstore.format.layout import CLAIMS
 from zstore.format.schema import EPOCH, IDS, VECTORS, Schema
 from zstore.notices import logger
-from zstore.writing.blocks import Block, block_rows
+from zstore.writing.blocks import Block
 from zstore.writing.crew import Crew, Job
 from zstore.writing.door import Batch
 from zstore.writing.entries import Pending
+from zstore.writing.pool import BlockPool
 from zstore.writing.sealing import OpenShard, count_nonfinite, object_writes
 
 FATAL = (StaleWriter, InDoubt)
@@ -39,16 +40,8 @@ class Pipeline:
         self.next_shard = session.opening.next
         self.dirty: set[str] = set()            # folders with names that are not durable yet
         self._log, self._storage, self._crew = log, log.storage, crew
-        self._rows = block_rows(schema)
-        per_shard = schema.rows_per_shard // self._rows
-        # Raw blocks are the shard itself: one and a half, and one to fill. Others are free again once they are encoded.
-        raw = any(schema.chunk_codec(f).fixed for f in schema.fields.values())
-        self._limit = per_shard + per_shard // 2 + 1 if raw else max(2, min(4, per_shard))
-        self._holds_blocks = raw
-        # What is free once the worker has nothing to do: an unfilled shard holds its blocks, and one is filling.
-        self._surely_free = self._limit - (per_shard if raw else 1)
-        self._made = self._wanted = 0           # blocks; threads that wait for the shard's lock
-        self._free: list[Block] = []
+        self._pool = BlockPool(schema)
+        self._wanted = 0                        # threads that wait for the shard's lock
         self._queue: deque[Block] = deque()
         self._filling: Block | None = None
         self._partial: Block | None = None      # the one that holds the unfilled shard's last rows
@@ -77,7 +70,7 @@ class Pipeline:
             self._wait_for_room(batch.rows)
             at = 0
             while at < batch.rows:
-                block = self._block_to_fill()
+                block = self._filling = self._filling or self._pool.take()
                 count = min(block.rows - block.filled, batch.rows - at)
                 block.write(block.filled, batch, at, at + count)
                 block.filled += count
@@ -177,10 +170,8 @@ class Pipeline:
         with self._door:
             if self._filling is not None and self._filling.filled > self._filling.noted:
                 return False
-            if self._filling is not None:
-                self._release([self._filling])
-            if self.shard is not None:
-                self._release(self.shard.held)
+            self._release([*([] if self._filling is None else [self._filling]),
+                           *([] if self.shard is None else self.shard.held)])
             self._filling, self.shard, self._taken = None, None, None
             return True
 
@@ -192,49 +183,30 @@ class Pipeline:
             return None
         return self.shard.number
 
-    # -- blocks ----------------------------------------------------------------------------------------------------
-
     def _wait_for_room(self, rows: int) -> None:
         """Wait until the rows fit within the bound, or as much is free as surely will be. The door is held."""
         while True:
-            room = 0 if self._filling is None else self._rows - self._filling.filled
-            wanted = min(-(-max(rows - room, 0) // self._rows), self._surely_free)
-            if len(self._free) + self._limit - self._made >= wanted:
+            room = 0 if self._filling is None else self._pool.rows - self._filling.filled
+            if self._pool.has_room(max(rows - room, 0)):
                 return
             self._raise_failure()
             self._door.wait()
 
-    def _block_to_fill(self) -> Block:
-        """The block with room. The door is held."""
-        if self._filling is not None:
-            return self._filling
-        if self._free:
-            block = self._free.pop()
-        else:
-            block = Block(self.schema, self._rows)
-            self._made += 1
-        block.filled = block.noted = 0
-        self._filling = block
-        return block
-
     def _resume_tail(self, number: int, rows: int) -> Block | None:
         # Loaded at the first row: a writer that appends nothing reads nothing.
-        block = Block(self.schema, self._rows)
+        block = self._pool.take()
         shard = OpenShard(self.schema, self.session.info, number)
         try:
             shard.resume(self._storage, rows, block)
         except (Corrupt, FileNotFoundError) as error:
             logger.warning("shard %d is not continued, a fresh one is begun: %s", number, error)
+            self._pool.give_back([block])
             return None
-        self._made += 1
         self.shard = shard
         return block
 
     def _release(self, blocks: list[Block]) -> None:
-        self._free += blocks
-        while self._free and self._made > self._limit:
-            self._free.pop()
-            self._made -= 1
+        self._pool.give_back(blocks)
         self._door.notify_all()
 
     def _raise_failure(self) -> None:
@@ -276,13 +248,13 @@ class Pipeline:
         shard.absorb(block, block.rows)
         self._note(shard, block, block.rows)
         shard.next_block()
-        if self._holds_blocks:
+        if self._pool.holds:
             shard.held.append(block)
         with self._door:
             self._queue.popleft()
             if fills:
                 self.shard = None
-            self._release([] if self._holds_blocks else [block])
+            self._release([] if self._pool.holds else [block])
         if fills:
             self._sealing = (self._crew.submit(lambda: self._seal(shard)), shard)
         self.pending.spill()

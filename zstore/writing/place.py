@@ -1,0 +1,37 @@
+"""The place where a store is, or shall be: looked at before anything is written."""
+
+from __future__ import annotations
+
+from zstore.commits.history import Commit
+from zstore.commits.log import Log
+from zstore.errors import AlreadyExists
+
+
+def check_place(log: Log, mode: str) -> None:
+    """AlreadyExists where the place is not ours, or holds a store that mode "x" refuses; PermissionError where it can't be
+    written. An empty folder, or only ``_zstore`` without record 0, is no store yet and may become one."""
+    storage, kind = log.storage, log.storage.kind()
+    if kind == "file":
+        raise AlreadyExists(f"{storage.url} is a file; a store is a folder: choose another path")
+    if kind == "folder":
+        exists = log.exists()
+        if not exists and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
+            zarr = any(storage.exists(name) for name in ("zarr.json", ".zgroup", ".zarray"))
+            what = "another Zarr group or array" if zarr else "a folder with other things in it"
+            raise AlreadyExists(f"{storage.url} is {what}, not a zstore store; choose another path")
+        if exists and mode == "x":
+            raise AlreadyExists(_description(log))
+    storage.writable()
+
+
+def _description(log: Log) -> str:
+    head = log.head()
+    opened, record = [], head
+    while True:
+        record = log.read(record.session.opened)
+        opened.append(Commit.of(record).when)
+        if record.version == 0:
+            break
+        record = log.read(record.version - 1)
+    return (f"{log.storage.url} exists: {head.rows:,} rows, version {head.version}, {len(opened)} sessions from {opened[-1]} "
+            f"to {opened[0]}; mode='a' continues it, or choose another path")

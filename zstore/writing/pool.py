@@ -1,0 +1,44 @@
+"""The blocks of one writer: as many as the bound allows, used again and again."""
+
+from __future__ import annotations
+
+from zstore.format.schema import Schema
+from zstore.writing.blocks import Block, block_rows
+
+
+class BlockPool:
+    """Used under the pipeline's door. ``holds``: blocks are parts of the shard until it is written, as raw rows are."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.rows = block_rows(schema)
+        per_shard = schema.rows_per_shard // self.rows
+        self.holds = any(schema.chunk_codec(f).fixed for f in schema.fields.values())
+        # Raw blocks are the shard itself: one and a half, and one to fill. Others are free again once they are encoded.
+        self._limit = per_shard + per_shard // 2 + 1 if self.holds else max(2, min(4, per_shard))
+        # What is free once nothing is on its way: more than that is not worth waiting for.
+        self._surely_free = self._limit - (per_shard if self.holds else 1)
+        self._made = 0
+        self._free: list[Block] = []
+
+    def has_room(self, rows: int) -> bool:
+        """Blocks for as many rows are free within the bound, or as many as surely will be."""
+        wanted = min(-(-rows // self.rows), self._surely_free)
+        return len(self._free) + self._limit - self._made >= wanted
+
+    def take(self) -> Block:
+        """An empty block; a new one where none is free, even beyond the bound."""
+        if self._free:
+            block = self._free.pop()
+        else:
+            block = Block(self.schema, self.rows)
+            self._made += 1
+        block.filled = block.noted = 0
+        return block
+
+    def give_back(self, blocks: list[Block]) -> None:
+        """They may be filled again; those beyond the bound are dropped."""
+        self._free += blocks
+        while self._free and self._made > self._limit:
+            self._free.pop()
+            self._made -= 1
