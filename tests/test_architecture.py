@@ -51,7 +51,8 @@ MAX_LINES = 300
 MAX_FUNCTION_LINES = 60
 # Longer than the house allows, with the reason; each may grow to its own number and no further.
 LONGER = {
-    "writer.py": 340,               # the public docstrings of Writer are a third of it
+    "writer.py": 370,               # the public docstrings of Writer are a third of it
+    "writing/pipeline.py": 340,     # both ends of one queue, under one order of locks
 }
 
 

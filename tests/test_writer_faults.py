@@ -121,7 +121,7 @@ def test_a_batch_larger_than_the_bound(url: str, codec: str, sound: Callable[[st
         writer.append(*rows(1003, 500))
         assert writer._core is not None
         writer.commit()
-        assert writer._core.pipeline._pool._made <= writer._core.pipeline._pool._limit      # what was beyond the bound is let go
+        assert writer._core.pipeline._pool._made <= writer._core.pipeline._pool._limit    # what was beyond it is let go
     assert_holds(url, list(range(1503)))
     sound(url)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ class View:
         found = rows.within(at)
         if not len(found):
             raise NotFound(f"no rows at epoch {epoch}; the epochs are {_span(self.epochs)}")
-        return View(snapshot, found if snapshot.record.superseded == 0 else one_per_id(snapshot.index, found))
+        distinct = snapshot.record.superseded == 0 and rows.extents is not None     # no key comes twice
+        return View(snapshot, found if distinct else one_per_id(snapshot.index, found))
 
     def latest(self) -> View:
         """A view of one row per id, at its highest epoch, in row order."""
@@ -237,9 +239,12 @@ def _refuse_too_much(name: str, rows: int, nbytes: int) -> None:
 
 
 def _whole(epoch: Any) -> int:
-    if isinstance(epoch, (bool, np.bool_)) or not isinstance(epoch, (int, np.integer)):
-        raise TypeError(f"an epoch is one int, not {epoch!r}")
-    return int(epoch)
+    try:
+        if isinstance(epoch, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(epoch)        # numpy's and torch's integers too
+    except TypeError:
+        raise TypeError(f"an epoch is one int, not {epoch!r}") from None
 
 
 def _span(epochs: Int64s) -> str:

@@ -21,6 +21,8 @@ def index_rows(rows: Any, count: int) -> int | range | Int64s:
     if not isinstance(rows, (bool, np.bool_, list, np.ndarray)) and hasattr(rows, "__index__") and not _has_axes(rows):
         return _one(operator.index(rows), count)
     array = np.asarray(rows)
+    if array.ndim == 0 and array.dtype.kind in "iu":
+        return _one(int(array), count)
     if array.dtype.kind == "U" or array.dtype.kind == "T":
         raise TypeError("view[...] takes row numbers, not keys: write view.get([...])")
     if array.ndim != 1:

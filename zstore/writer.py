@@ -6,15 +6,16 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.commits.opening import Request, create_store, open_session, reopen_session
 from zstore.commits.tags import check_free, put_tag
-from zstore.errors import BehindCheckpoint, Conflict, StaleWriter
+from zstore.errors import BehindCheckpoint, Conflict, StaleWriter, ZStoreError
 from zstore.format.record import MAX_META_BYTES, Record
 from zstore.format.schema import Schema
 from zstore.notices import logger, warn
@@ -25,8 +26,10 @@ from zstore.writing.columns import add_column
 from zstore.writing.committer import Committer
 from zstore.writing.crew import Crew
 from zstore.writing.door import read_batch
-from zstore.writing.options import Options, check_json
+from zstore.writing.options import Options, check_json, whole_number
 from zstore.writing.place import check_place
+
+T = TypeVar("T")
 
 
 class Writer:
@@ -65,8 +68,10 @@ class Writer:
                  storage_options: Mapping[str, Any] | None = None) -> None:
         if mode not in ("a", "x"):
             raise ValueError(f"mode must be 'a' (create or continue) or 'x' (create), not {mode!r}")
-        if session is not None and (not isinstance(session, str) or not 1 <= len(session) <= 256):
-            raise ValueError("session must be a string of 1 to 256 characters, one per launch")
+        if session is not None and (not isinstance(session, str) or not 1 <= len(session) <= 256
+                                    or not session.isprintable()):
+            raise ValueError("session must be a string of 1 to 256 printable characters, one per launch")
+        member = whole_number("member", member, 0, 2**31 - 1)
         self._options = Options.parse(dim=dim, dtype=dtype, id_dtype=id_dtype, codec=codec, fields=fields, attrs=attrs,
                                       rows_per_shard=rows_per_shard)
         clock = Clock(commit_every_s, self)
@@ -81,8 +86,10 @@ class Writer:
         self._closed = self._appended = False
         self._core: Committer | None = None
         self._crew: Crew | None = None
+        self._conductor: Crew | None = None         # commits run on its one thread, where no interrupt can part them
         self._nonfinite_said = False
         check_place(self._log, mode)
+        self._check_options()
         registry.enter(self.url, self)
         try:
             self._open_existing()
@@ -159,6 +166,8 @@ class Writer:
             try:
                 if self._core is not None:
                     self._commit(None, closing=True)
+            except OSError as error:
+                raise self._named(error) from error
             finally:
                 self._let_go()
         core = self._core
@@ -177,9 +186,9 @@ class Writer:
             raise Conflict("a field can't be added in a shared session; add it afterwards with a Writer of its own")
         if self._core is None:
             raise ValueError("there is no store yet: pass the field with the first batch")
-        with self._lock, self._core.lock:
-            record = add_column(self._core, name, values, fill)
-            return Commit.of(record)
+        with self._lock:
+            core = self._core
+            return Commit.of(self._conduct(lambda: add_column(core, name, values, fill)))
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -191,7 +200,7 @@ class Writer:
                            "Commits, and keep its .mark in the checkpoint")
         return None if self._core is None else self._commit(None).mark
 
-    def load_state_dict(self, mark: Mapping[str, Any] | None) -> None:
+    def load_state_dict(self, mark: Any) -> None:
         """Roll the store back to a checkpoint's mark, at once, and only before the first append. None is version 0.
 
         Raises BehindCheckpoint where the store lacks the mark's commit; ValueError for another store's mark."""
@@ -202,13 +211,13 @@ class Writer:
             core = self._core
             if core is None:
                 if mark is not None:
-                    raise BehindCheckpoint(f"the checkpoint names version {mark.get('version')}, but there is no store at "
-                                           f"{self.url}; restore it, or start over without the checkpoint")
+                    raise BehindCheckpoint(f"the checkpoint names {mark!r:.200}, but there is no store at {self.url}; restore "
+                                           "it, or start over without the checkpoint")
                 return
             if self._appended:
                 raise ValueError("load_state_dict comes before the first append; open a new Writer with at=mark instead")
-            target = self._log.resolve(0 if mark is None else dict(mark))
-            self._roll_back(core, target)
+            target = self._log.resolve(0 if mark is None else dict(mark) if isinstance(mark, Mapping) else mark)
+            self._conduct(lambda: self._roll_back(core, target))
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
@@ -239,14 +248,20 @@ class Writer:
         if self._closed:
             raise ValueError(f"this writer of {self.url} is closed; open Writer({self.url!r}) again")
 
+    def _check_options(self) -> None:
+        """Refuse what contradicts the store before an earlier writer of this process is closed for it."""
+        at = self._request.at
+        if self._log.exists():
+            target = self._log.head() if at is None else self._log.resolve(at)
+            self._options.check(self._log.schema_of(target), self.url)
+        elif at is not None and at != 0:
+            raise BehindCheckpoint(f"there is no store at {self.url} to roll back; restore it, or leave `at` out")
+
     def _open_existing(self) -> None:
         if not self._log.exists():
-            if self._request.at is not None and self._request.at != 0:
-                raise BehindCheckpoint(f"there is no store at {self.url} to roll back; restore it, or leave `at` out")
             return
+        self._check_options()
         head = self._log.head()
-        target = head if self._request.at is None else self._log.resolve(self._request.at)
-        self._options.check(self._log.schema_of(target), self.url)
         session = open_session(self._log, self._request)
         opened, schema = session.opening, self._log.schema_of(session.opening)
         if self._request.takeover and opened.version and opened.opens:
@@ -268,7 +283,7 @@ class Writer:
 
     def _make_core(self, session: Any, schema: Schema) -> Committer:
         if self._crew is None:
-            self._crew = Crew(2, "zstore-write")
+            self._crew, self._conductor = Crew(2, "zstore-write"), Crew(1, "zstore-commit")
         return Committer(self._log, session, schema, self._crew)
 
     def _roll_back(self, core: Committer, target: Record) -> None:
@@ -300,15 +315,27 @@ class Writer:
             core = self._core
             assert core is not None
             try:
-                return core.commit(meta=meta, closing=closing)
+                return self._conduct(partial(core.commit, meta=meta, closing=closing))
             except StaleWriter:
                 # Another thread may have rolled this very writer back, which is a session of its own.
                 if core is self._core:
                     raise
 
+    def _conduct(self, call: Callable[[], T]) -> T:
+        assert self._conductor is not None
+        return self._conductor.do(call)
+
+    def _named(self, error: OSError) -> OSError:
+        """The error that ended a close, with what it cost."""
+        rows = 0 if self._core is None else self._core.pipeline.uncommitted
+        if isinstance(error, ZStoreError) or not rows:
+            return error
+        return OSError(error.errno, f"{error.strerror or error}; {rows:,} rows that were appended to {self.url} are not "
+                       "committed", error.filename)
+
     def _commit_by_clock(self) -> None:
         core = self._core
-        if core is None or self._closed or not core.pipeline.has_rows:
+        if core is None or self._closed or not core.pipeline.uncommitted:
             return
         try:
             self._commit(None)
@@ -319,7 +346,7 @@ class Writer:
         if meta is None:
             return None
         meta = check_json(meta, "meta")
-        size = len(json.dumps(meta))
+        size = len(json.dumps(meta, ensure_ascii=False).encode())
         if size > MAX_META_BYTES:
             raise ValueError(f"meta is {size} bytes; at most {MAX_META_BYTES}: keep large things beside the store")
         return meta
@@ -332,7 +359,8 @@ class Writer:
         if self._core is not None:
             self._core.pipeline.stop()
             self._core.session.lock.release()
-        if self._crew is not None:
-            self._crew.stop()
+        for crew in (self._crew, self._conductor):
+            if crew is not None:
+                crew.stop()
         registry.leave(self.url, self)
 

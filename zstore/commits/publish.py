@@ -75,6 +75,7 @@ def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], 
     A create that failed on a settled backend (a local link, memory) did not happen and raises as it is. A failed sync
     of the folder is in doubt: the same number and commit id again, until time runs out."""
     name, data = commit_name(record.version), record.to_bytes()
+    parse_record(data, record.version, name)        # a record that no reader takes would be in the way for ever
     deadline = time.monotonic() + IN_DOUBT_S
     landed = False
     while True:

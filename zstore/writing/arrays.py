@@ -93,4 +93,4 @@ def _refuse_overflow(array: Array, out: Array, dtype: str, what: str) -> None:
     if lost.any():
         at = tuple(int(i) for i in np.argwhere(lost)[0])
         raise ValueError(f"{what}: the value {array[at]} in row {at[0]} overflows {dtype}, the store's type; nothing of the "
-                         "batch was appended. Scale it, or make a store with dtype='float32'")
+                         "batch was appended. Scale it, or make a store of a wider dtype")

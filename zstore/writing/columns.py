@@ -24,7 +24,12 @@ from zstore.writing.options import check_fill
 def add_column(core: Committer, name: str, values: Any, fill: Any) -> Record:
     """Commit what is pending, write the column for head's rows, publish a schema that has it, begin a fresh shard.
 
-    The caller holds the committer's lock. ValueError or TypeError before anything is written."""
+    ValueError or TypeError before anything is written."""
+    with core.lock:
+        return _add(core, name, values, fill)
+
+
+def _add(core: Committer, name: str, values: Any, fill: Any) -> Record:
     check_field_name(name)
     if name in core.schema.fields:
         raise ValueError(f"the store has a field {name!r} already; append to it, or choose another name")

@@ -62,6 +62,8 @@ class Committer:
 
     def _commit(self, meta: Any, closing: bool) -> Record:
         pipeline = self.pipeline
+        if closing:
+            pipeline.forgive()          # the last chance: what went wrong an hour ago must not cost what works now
         pipeline.check()
         with pipeline.held():
             pipeline.absorb()

@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from zstore._typing import Int64s
 from zstore.cache import Cache
+from zstore.errors import ZStoreError
 from zstore.format.extents import Extents
 from zstore.format.record import Record
 from zstore.format.run import Entries, RunHeader
 from zstore.format.schema import EPOCH, IDS, Schema
 from zstore.index import KeyIndex
 from zstore.mapping import Column
+from zstore.notices import logger
 from zstore.storage.base import Storage
 from zstore.writing.entries import Cut, read_run
 
@@ -48,9 +50,17 @@ class Counter:
         self._epochs = Column(storage, schema, schema.fields[EPOCH], cache)
 
     def count(self, head: Record, cut: Cut) -> Count:
-        """The numbers of this cut, were it published after ``head``."""
+        """The numbers of this cut, were it published after ``head``. They are told, not relied on: where they can't be had
+        the commit goes on without them."""
         if not cut.rows:
             return Count(head.version, superseded=head.superseded)
+        try:
+            return self._count(head, cut)
+        except (OSError, ZStoreError) as error:
+            logger.warning("repeated keys of a commit are not counted: %s", error)
+            return Count(head.version, superseded=None)
+
+    def _count(self, head: Record, cut: Cut) -> Count:
         duplicates = earlier = repeats = 0
         for number, run in enumerate(cut.runs):
             _, entries = read_run(self._storage, run)
@@ -61,7 +71,7 @@ class Counter:
             duplicates += int((found >= 0).sum())
             earlier += int(self._earlier.contains(found[found >= 0]).sum())
             if number:      # an entry may also repeat one of a run of this very commit
-                own = self._relevant(cut.runs[:number], cut.extents, epochs, None)
+                own = self._relevant(cut.runs[:number], self._covered(cut.runs[:number]), epochs, None)
                 found = np.maximum(found, _lookup(own, entries, epochs, None))
             repeats += _repeats(entries, found >= 0)
             index.forget(HELD_ENTRIES)
@@ -83,6 +93,11 @@ class Counter:
         self._epochs.cover(rest)
         return KeyIndex(self._storage, self._schema, tuple(wanted), rest, self._ids, self._epochs, previous,
                         trusted=self._headers)
+
+    def _covered(self, runs: tuple[str, ...]) -> Extents:
+        """What these runs cover, and no address more: the shards of a commit under way are not there to be read."""
+        headers = [self._header(run) for run in runs]
+        return Extents(pair for header in headers if header is not None for pair in header.extents)
 
     def _header(self, run: str) -> RunHeader | None:
         """A run's header, read and checked once; None where it can't be: the index then reads the rows themselves."""

@@ -31,6 +31,9 @@ class Job(Generic[T]):
     def done(self) -> bool:
         return self._done.is_set()
 
+    def wait(self) -> None:
+        self._done.wait()
+
     def result(self) -> T:
         self._done.wait()
         if self._error is not None:
@@ -45,12 +48,28 @@ class Crew:
     def __init__(self, size: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._size = 0
+        self._threads: list[threading.Thread] = []
         for number in range(size):
             try:
-                threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+                thread = threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
                 self._size += 1
             except RuntimeError:            # the interpreter is exiting: the caller's thread does the work
                 break
+
+    def do(self, call: Callable[[], T]) -> T:
+        """Run it on a thread of the crew and wait. Signals reach the main thread alone: an interrupt can't stop the call
+        half-way. The first one is raised when the call has ended, a second one at once, and the call then goes on."""
+        if threading.current_thread() in self._threads:
+            return call()
+        job = self.submit(call)
+        try:
+            job.wait()
+        except BaseException:
+            job.wait()
+            raise
+        return job.result()
 
     def submit(self, call: Callable[[], T]) -> Job[T]:
         """Run it soon."""

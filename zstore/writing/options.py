@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import operator
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zstore.errors import Corrupt
 from zstore.format import dtypes
+from zstore.format.checksum import MAX_JSON_DEPTH, parse_json
 from zstore.format.codecs import DEFAULT, PRESETS
+from zstore.format.keys import pack_strings
 from zstore.format.schema import (
     EPOCH,
     IDS,
@@ -23,6 +27,8 @@ from zstore.format.schema import (
 )
 from zstore.writing.door import first_batch, first_field
 
+MAX_JSON = 2**20
+DEPTH_AROUND = 4            # the deepest place in a record where a caller's JSON stands
 FieldSpec = tuple[str, tuple[int, ...], Any]
 
 
@@ -42,11 +48,8 @@ class Options:
     def parse(cls, *, dim: Any, dtype: Any, id_dtype: Any, codec: Any, fields: Any, attrs: Any,
               rows_per_shard: Any) -> Options:
         """Raises TypeError or ValueError that names the option and what it may be."""
-        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
-            raise ValueError(f"dim must be a positive integer, not {dim!r}")
-        if rows_per_shard is not None and (not isinstance(rows_per_shard, int) or isinstance(rows_per_shard, bool)
-                                           or not 1 <= rows_per_shard <= MAX_SHARD_ROWS):
-            raise ValueError(f"rows_per_shard must be an integer from 1 to {MAX_SHARD_ROWS}, not {rows_per_shard!r}")
+        dim = None if dim is None else whole_number("dim", dim, 1, MAX_SHARD_BYTES)
+        rows_per_shard = None if rows_per_shard is None else whole_number("rows_per_shard", rows_per_shard, 1, MAX_SHARD_ROWS)
         if codec is not None and codec not in PRESETS:
             raise ValueError(f"codec must be one of {', '.join(map(repr, PRESETS))}, not {codec!r}")
         return cls(dim, _vector_dtype(dtype), _id_dtype(id_dtype), codec, _fields(fields), check_attrs(attrs),
@@ -103,6 +106,17 @@ class Options:
         return default_rows_per_shard(widest)
 
 
+def whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """An option as an int, numpy's too; ValueError that names it otherwise."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be an integer from {least} to {most}, not {value!r}")
+    return number
+
+
 def field_spec(name: str, spec: Any) -> FieldSpec:
     """A field's declaration: a dtype, ``(dtype, shape)``, or a mapping with ``dtype``, ``shape`` and ``fill``."""
     check_field_name(name)
@@ -112,16 +126,17 @@ def field_spec(name: str, spec: Any) -> FieldSpec:
         if unknown or "dtype" not in spec:
             raise ValueError(f"the field {name!r} is declared by dtype, shape and fill, not {sorted(spec)}")
         dtype, shape, fill = spec["dtype"], spec.get("shape", ()), spec.get("fill")
-    elif isinstance(spec, tuple):
+    elif isinstance(spec, tuple) and len(spec) == 2:
         dtype, shape = spec
     else:
         dtype, shape = spec, ()
     kind = dtypes.name_of(dtype)
     if kind is None:
         raise ValueError(f"the field {name!r} can't be of dtype {dtype!r}; it may be {', '.join(dtypes.NAMES)}")
-    per_row = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(n, int) and n > 0 for n in per_row) or (per_row and kind == dtypes.STRING):
-        raise ValueError(f"the field {name!r} can't be of shape {per_row!r} per row")
+    given = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    per_row = tuple(whole_number(f"the shape of the field {name!r}", n, 1, MAX_SHARD_BYTES) for n in given)
+    if per_row and kind == dtypes.STRING:
+        raise ValueError(f"the field {name!r} can't be of shape {per_row!r} per row: a string is one per row")
     return kind, per_row, fill if fill is None else check_fill(name, kind, fill)
 
 
@@ -129,9 +144,7 @@ def check_fill(name: str, dtype: str, fill: Any) -> Any:
     """The fill as a plain Python value of the field's type; ValueError otherwise."""
     try:
         if dtype == dtypes.STRING:
-            if not isinstance(fill, str):
-                raise TypeError
-            return fill
+            return pack_strings([fill]).to_list()[0]
         value = dtypes.numpy_dtype(dtype).type(fill)
         if value == value and value != fill:
             raise ValueError
@@ -154,9 +167,12 @@ def check_attrs(attrs: Any) -> dict[str, Any] | None:
 def check_json(value: Any, what: str) -> Any:
     """The value as JSON would give it back; ValueError where it can't."""
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-        return json.loads(text)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        if len(text) > MAX_JSON:
+            raise ValueError(f"{len(text)} bytes are more than {MAX_JSON}")
+        return parse_json(b"[" * DEPTH_AROUND + text + b"]" * DEPTH_AROUND, what)[0][0][0][0]
+    except Corrupt:
+        raise ValueError(f"{what} is nested too deeply, at most {MAX_JSON_DEPTH - DEPTH_AROUND} levels") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} must be JSON (strings, finite numbers, lists, mappings): {error}") from None
 

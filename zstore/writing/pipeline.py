@@ -41,7 +41,7 @@ class Pipeline:
         self.dirty: set[str] = set()            # folders with names that are not durable yet
         self._log, self._storage, self._crew = log, log.storage, crew
         self._pool = BlockPool(schema)
-        self._wanted = 0                        # threads that wait for the shard's lock
+        self._whole_rows = self._wanted = 0     # rows of all blocks before the filling one; threads that want the lock
         self._queue: deque[Block] = deque()
         self._filling: Block | None = None
         self._partial: Block | None = None      # the one that holds the unfilled shard's last rows
@@ -60,32 +60,55 @@ class Pipeline:
     def append(self, batch: Batch) -> None:
         """Copy the batch into blocks; waits, before its first row, where the background is behind by more than the bound.
 
-        A batch is taken whole: nothing between its rows waits, so that no failure, no interrupt and no commit of another
-        thread can part them. One that is larger than the bound goes into blocks beyond it, which are dropped again."""
+        A batch is taken whole: nothing between its rows waits, so that no failure and no commit of another thread can part
+        them. One that is larger than the bound goes into blocks beyond it, which are dropped again. An interrupt is
+        raised once the batch is in: every step below can be begun again, and rows count by one store to ``filled``."""
+        interrupt: KeyboardInterrupt | None = None
         with self._door:
             self._raise_failure()
             if self._filling is None and self._taken is not None:
-                taken, self._taken = self._taken, None
-                self._filling = self._resume_tail(*taken)
+                self._crew.do(self._resume_tail)
             self._wait_for_room(batch.rows)
-            at = 0
-            while at < batch.rows:
-                block = self._filling = self._filling or self._pool.take()
+            start = self._next_row()
+            while True:
+                try:
+                    self._fill(batch, start)
+                    break
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _next_row(self) -> int:
+        """How many rows were ever appended."""
+        return self._whole_rows if self._filling is None else self._filling.first + self._filling.filled
+
+    def _fill(self, batch: Batch, start: int) -> None:
+        """Queue the full block, or take an empty one, or copy rows into it, until the batch is in."""
+        while True:
+            block = self._filling
+            if block is None:
+                if self._whole_rows - start == batch.rows:
+                    return
+                self._pool.lend(self._keep)
+            elif block.filled == block.rows:
+                if not self._queue or self._queue[-1] is not block:
+                    self._queue.append(block)
+                self._whole_rows = block.first + block.rows
+                self._filling = None
+                self._door.notify_all()
+            else:
+                self._pool.is_lent(block)
+                at = block.first + block.filled - start
+                if at == batch.rows:
+                    return
                 count = min(block.rows - block.filled, batch.rows - at)
                 block.write(block.filled, batch, at, at + count)
                 block.filled += count
-                at += count
-                if block.filled == block.rows:
-                    self._queue.append(block)
-                    self._filling = None
-                    self._door.notify_all()
 
-    @property
-    def has_rows(self) -> bool:
-        """Rows are here that no record names."""
-        with self._door:
-            waiting = bool(self._queue) or (self._filling is not None and self._filling.filled > self._filling.noted)
-        return waiting or self.pending.rows > 0
+    def _keep(self, block: Block) -> None:
+        block.first = self._whole_rows
+        self._filling = block
 
     def check(self) -> None:
         """Raise what went wrong in the background, once, and let the worker try again."""
@@ -110,6 +133,20 @@ class Pipeline:
             yield
         finally:
             self.shard_lock.release()
+
+    def forgive(self) -> None:
+        """Forget what went wrong, unless it ended the writer: what follows tries again, and tells what goes wrong now."""
+        with self._door:
+            if self._failure is not None and not isinstance(self._failure, FATAL):
+                self._failure = None
+                self._door.notify_all()
+
+    @property
+    def uncommitted(self) -> int:
+        """Rows that were appended and that no record names."""
+        with self._door:
+            blocks = [*self._queue, *([] if self._filling is None else [self._filling])]
+            return self.pending.rows + sum(block.filled - block.noted for block in blocks)
 
     def fail(self, error: BaseException) -> None:
         """Have the caller's next call raise this."""
@@ -192,18 +229,20 @@ class Pipeline:
             self._raise_failure()
             self._door.wait()
 
-    def _resume_tail(self, number: int, rows: int) -> Block | None:
+    def _resume_tail(self) -> None:
         # Loaded at the first row: a writer that appends nothing reads nothing.
+        assert self._taken is not None
+        number, rows = self._taken
         block = self._pool.take()
         shard = OpenShard(self.schema, self.session.info, number)
         try:
             shard.resume(self._storage, rows, block)
+            block.first = self._whole_rows - block.filled
+            self.shard, self._filling = shard, block
         except (Corrupt, FileNotFoundError) as error:
             logger.warning("shard %d is not continued, a fresh one is begun: %s", number, error)
             self._pool.give_back([block])
-            return None
-        self.shard = shard
-        return block
+        self._taken = None
 
     def _release(self, blocks: list[Block]) -> None:
         self._pool.give_back(blocks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zstore.format.schema import Schema
 from zstore.writing.blocks import Block, block_rows
 
@@ -28,17 +30,28 @@ class BlockPool:
 
     def take(self) -> Block:
         """An empty block; a new one where none is free, even beyond the bound."""
-        if self._free:
-            block = self._free.pop()
-        else:
-            block = Block(self.schema, self.rows)
+        taken: list[Block] = []
+        self.lend(taken.append)
+        return taken[0]
+
+    def lend(self, keep: Callable[[Block], None]) -> None:
+        """The same, handed to ``keep`` before it leaves the pool: an interrupt may find it in both, never in neither."""
+        if not self._free:
+            self._free.append(Block(self.schema, self.rows))
             self._made += 1
+        block = self._free[-1]
         block.filled = block.noted = 0
-        return block
+        keep(block)
+        self.is_lent(block)
+
+    def is_lent(self, block: Block) -> None:
+        """The block left the pool, if an interrupt kept it from doing so."""
+        if self._free and self._free[-1] is block:
+            self._free.pop()
 
     def give_back(self, blocks: list[Block]) -> None:
         """They may be filled again; those beyond the bound are dropped."""
-        self._free += blocks
+        self._free += [block for block in blocks if block not in self._free]
         while self._free and self._made > self._limit:
             self._free.pop()
             self._made -= 1

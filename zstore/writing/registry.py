@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Protocol
 
-from zstore.notices import logger, warn
+from zstore.notices import warn
 
 
 class Closable(Protocol):
@@ -32,9 +32,11 @@ def enter(url: str, writer: Closable) -> None:
         try:
             other.close()
         except Exception as error:
-            logger.warning("closing the earlier writer of %s failed: %s", url, error)
+            said = f"closing it failed, and what it had not committed is lost: {error}"
+        else:
+            said = "that writer was closed (what it held is committed)"
         leave(url, other)
-        warn(f"{url} was still open for writing in this process; that writer was closed (what it held is committed)")
+        warn(f"{url} was still open for writing in this process; {said}")
     with _lock:
         _open.setdefault(url, []).append(writer)
 
@@ -64,8 +66,8 @@ def _close_all() -> None:
 
 def _in_child() -> None:
     # The child has no part in the parent's writers: it closes none of them.
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _pid
+    _lock, _pid = threading.Lock(), os.getpid()
     _open.clear()
 
 
