@@ -113,7 +113,7 @@ def test_versions_and_tags(url: str, codec: str) -> None:
     for wrong in (-1, "1", 1.5, True):
         with pytest.raises((ValueError, TypeError)):
             zstore.Reader(url, version=wrong)       # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="0 or more"):
         zstore.Reader(url, cache_bytes=-1)
 
 

@@ -38,8 +38,8 @@ class Reader(View):
             raise ValueError(f"give version={version} or tag={tag!r}, not both")
         if version is not None and (isinstance(version, bool) or not hasattr(version, "__index__") or version < 0):
             raise ValueError(f"version={version!r} is not a version: versions are counted from 0")
-        if cache_bytes is not None and cache_bytes < 0:
-            raise ValueError(f"cache_bytes={cache_bytes} is negative")
+        if cache_bytes is not None and (not isinstance(cache_bytes, int) or cache_bytes < 0):
+            raise ValueError(f"cache_bytes must be a number of bytes, 0 or more, not {cache_bytes!r}")
         self._storage = open_storage(url, storage_options)
         self._log = Log(self._storage)
         self._cache = process_cache() if cache_bytes is None else Cache(cache_bytes)

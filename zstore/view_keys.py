@@ -122,6 +122,8 @@ def _epochs(epoch: Any) -> Int64s | None:
     if isinstance(epoch, range):
         epoch = list(epoch)
     array = np.asarray(epoch)
+    if array.dtype.kind == "O" and all(isinstance(one, int) for one in array.flat):
+        array = np.full(array.shape, -1)        # ints beyond int64: no row is there
     if (array.dtype.kind not in "iu" and array.size) or array.ndim > 1:
         raise TypeError(f"epoch is None, one int or a list of ints, not {epoch!r}")
     return array.astype(np.int64)

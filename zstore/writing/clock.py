@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from numbers import Real
 from typing import Protocol
 
 
@@ -17,9 +18,9 @@ class Clock:
     """Ticks every ``every_s`` seconds on a daemon thread; None never ticks."""
 
     def __init__(self, every_s: object, writer: Committing) -> None:
-        if every_s is not None and (isinstance(every_s, bool) or not isinstance(every_s, (int, float)) or not every_s > 0):
+        if every_s is not None and (isinstance(every_s, bool) or not isinstance(every_s, Real) or not float(every_s) > 0):
             raise ValueError(f"commit_every_s must be a positive number of seconds, or None, not {every_s!r}")
-        self._every_s = every_s
+        self._every_s = None if every_s is None else float(every_s)
         self._writer = weakref.ref(writer)
         self._stopped = threading.Event()
 
