@@ -12,11 +12,16 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """A call under way. ``result()`` waits, and raises what the call raised."""
+    """A call under way. ``result()`` waits, and raises what the call raised.
+
+    The wait is a bare lock's, entered by ``with``: an Event is Python inside, and an interrupt there can leave its own
+    lock held, for whoever wants to tell that the job is done."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
-        self._done = threading.Event()
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
+        self._ended = False
         self._error: BaseException | None = None
         self._value: Any = None
 
@@ -25,17 +30,20 @@ class Job(Generic[T]):
             self._value = self._call()
         except BaseException as error:      # handed to whoever waits
             self._error = error
-        self._done.set()
+        self._ended = True
+        self._under_way.release()
 
     @property
     def done(self) -> bool:
-        return self._done.is_set()
+        return self._ended
 
     def wait(self) -> None:
-        self._done.wait()
+        """Until the call has ended."""
+        with self._under_way:
+            pass
 
     def result(self) -> T:
-        self._done.wait()
+        self.wait()
         if self._error is not None:
             raise self._error
         value: T = self._value
@@ -88,7 +96,7 @@ class Crew:
             last.run()
             jobs.append(last)
         for job in jobs:
-            job._done.wait()
+            job.wait()
         return [job.result() for job in jobs]
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ the caller's next call, and that call also lets the worker try again.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from zstore.writing.pool import BlockPool
 from zstore.writing.sealing import OpenShard, count_nonfinite, object_writes
 
 FATAL = (StaleWriter, InDoubt)
+PAUSE_S = 0.0005            # how often an append that has to wait looks whether it still has to
 
 
 class Pipeline:
@@ -45,7 +47,9 @@ class Pipeline:
         self._queue: deque[Block] = deque()
         self._filling: Block | None = None
         self._partial: Block | None = None      # the one that holds the unfilled shard's last rows
-        self._door = threading.Condition()
+        # `with` goes through the bare lock: an interrupt inside Condition's own `__enter__` would leave it held for ever.
+        self._lock = threading.RLock()
+        self._door = threading.Condition(self._lock)
         self._failure: BaseException | None = None
         self._seal_broke = False
         self._stopped = False
@@ -55,27 +59,28 @@ class Pipeline:
         self._taken = session.taken
         threading.Thread(target=self._work, name="zstore-encode", daemon=True).start()
 
-    # -- the caller's side -------------------------------------------------------------------------------------
-
     def append(self, batch: Batch) -> None:
         """Copy the batch into blocks; waits, before its first row, where the background is behind by more than the bound.
 
-        A batch is taken whole: nothing between its rows waits, so that no failure and no commit of another thread can part
-        them. One that is larger than the bound goes into blocks beyond it, which are dropped again. An interrupt is
-        raised once the batch is in: every step below can be begun again, and rows count by one store to ``filled``."""
+        A batch is taken whole: nothing between its rows waits, so that no failure and no commit can part them; what is larger
+        than the bound goes into blocks beyond it. An interrupt is raised once the batch is in: every step can be begun again.
+        """
         interrupt: KeyboardInterrupt | None = None
-        with self._door:
-            self._raise_failure()
-            if self._filling is None and self._taken is not None:
-                self._crew.do(self._resume_tail)
-            self._wait_for_room(batch.rows)
-            start = self._next_row()
-            while True:
-                try:
-                    self._fill(batch, start)
+        while True:
+            with self._lock:
+                self._raise_failure()
+                if self._filling is None and self._taken is not None:
+                    self._crew.do(self._resume_tail)
+                if self._has_room(batch.rows):
+                    start = self._next_row()
+                    while True:
+                        try:
+                            self._fill(batch, start)
+                            break
+                        except KeyboardInterrupt as error:
+                            interrupt = error
                     break
-                except KeyboardInterrupt as error:
-                    interrupt = error
+            time.sleep(PAUSE_S)     # not a condition: an interrupt in the midst of its Python would leave it broken
         if interrupt is not None:
             raise interrupt
 
@@ -112,7 +117,7 @@ class Pipeline:
 
     def check(self) -> None:
         """Raise what went wrong in the background, once, and let the worker try again."""
-        with self._door:
+        with self._lock:
             self._raise_failure()
 
     @contextmanager
@@ -121,12 +126,12 @@ class Pipeline:
 
         A loop that appends faster than the worker encodes keeps the worker busy for ever: whoever waited until nothing is
         queued, or only for the lock, which the worker takes again at once, would never commit."""
-        with self._door:
+        with self._lock:
             self._wanted += 1
         try:
             self.shard_lock.acquire()
         finally:
-            with self._door:
+            with self._lock:
                 self._wanted -= 1
                 self._door.notify_all()
         try:
@@ -136,7 +141,7 @@ class Pipeline:
 
     def forgive(self) -> None:
         """Forget what went wrong, unless it ended the writer: what follows tries again, and tells what goes wrong now."""
-        with self._door:
+        with self._lock:
             if self._failure is not None and not isinstance(self._failure, FATAL):
                 self._failure = None
                 self._door.notify_all()
@@ -144,31 +149,29 @@ class Pipeline:
     @property
     def uncommitted(self) -> int:
         """Rows that were appended and that no record names."""
-        with self._door:
+        with self._lock:
             blocks = [*self._queue, *([] if self._filling is None else [self._filling])]
             return self.pending.rows + sum(block.filled - block.noted for block in blocks)
 
     def fail(self, error: BaseException) -> None:
         """Have the caller's next call raise this."""
-        with self._door:
+        with self._lock:
             if not isinstance(self._failure, FATAL):
                 self._failure = error
             self._door.notify_all()
 
     def stop(self) -> None:
         """Let the worker end."""
-        with self._door:
+        with self._lock:
             self._stopped = True
             self._door.notify_all()
-
-    # -- under the shard's lock ----------------------------------------------------------------------------------
 
     def absorb(self) -> None:
         """Encode and note all rows that are here now, on the caller's thread, which holds ``shard_lock``.
 
         What is here is looked at once, between two batches: a commit names whole batches, and ends however fast others
         append. The block that was filling then may be whole, and queued, by the time its turn comes."""
-        with self._door:
+        with self._lock:
             whole, block = len(self._queue), self._filling
             filled = block.filled if block is not None else 0
         for _ in range(whole):
@@ -204,7 +207,7 @@ class Pipeline:
 
     def leave_shard(self) -> bool:
         """Begin a fresh shard with the next row, if the filling block holds nothing but what is noted."""
-        with self._door:
+        with self._lock:
             if self._filling is not None and self._filling.filled > self._filling.noted:
                 return False
             self._release([*([] if self._filling is None else [self._filling]),
@@ -220,14 +223,10 @@ class Pipeline:
             return None
         return self.shard.number
 
-    def _wait_for_room(self, rows: int) -> None:
-        """Wait until the rows fit within the bound, or as much is free as surely will be. The door is held."""
-        while True:
-            room = 0 if self._filling is None else self._pool.rows - self._filling.filled
-            if self._pool.has_room(max(rows - room, 0)):
-                return
-            self._raise_failure()
-            self._door.wait()
+    def _has_room(self, rows: int) -> bool:
+        """The rows fit within the bound, or as much is free as surely will be. The door is held."""
+        room = 0 if self._filling is None else self._pool.rows - self._filling.filled
+        return self._pool.has_room(max(rows - room, 0))
 
     def _resume_tail(self) -> None:
         # Loaded at the first row: a writer that appends nothing reads nothing.
@@ -256,11 +255,9 @@ class Pipeline:
                 self._door.notify_all()
             raise error
 
-    # -- the worker ------------------------------------------------------------------------------------------------
-
     def _work(self) -> None:
         while True:
-            with self._door:
+            with self._lock:
                 while not self._stopped and (self._failure is not None or self._wanted or not self._has_work):
                     self._door.wait()
                 if self._stopped:
@@ -289,7 +286,7 @@ class Pipeline:
         shard.next_block()
         if self._pool.holds:
             shard.held.append(block)
-        with self._door:
+        with self._lock:
             self._queue.popleft()
             if fills:
                 self.shard = None
@@ -320,7 +317,7 @@ class Pipeline:
         for write in object_writes(self._storage, shard.objects(None), tag):
             write()
         self._mark_dirty()
-        with self._door:
+        with self._lock:
             self._release(shard.let_go())
 
     def _shard(self) -> OpenShard:
