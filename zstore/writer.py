@@ -119,7 +119,7 @@ class Writer:
 
         A batch is refused whole at the door (TypeError, ValueError) or taken whole. Nothing is durable before ``commit``.
         Raises what went wrong in the background since the last call, and then has not taken the batch. Blocks where
-        the background is behind by more than two shards. The arrays may be changed as soon as it returns.
+        the background is behind by more than a shard and a half. The arrays may be changed as soon as it returns.
         """
         self._check_usable()
         if hasattr(ids, "__next__"):        # an iterator can be read once, and a first batch is looked at twice

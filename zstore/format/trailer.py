@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +96,3 @@ def identify(end: ShardEnd, store_id: str, path: str, shard: int, name: str) -> 
                                    ("shard", shard, end.shard)):
         if expected != actual:
             raise Corrupt(name, f"the object belongs to another {what}", expected=expected, actual=actual)
-
-
-def nothing(chunks: int) -> dict[str, Any]:
-    """Offsets and lengths of a shard of which no chunk is written."""
-    return {"offsets": np.full(chunks, EMPTY, np.uint64), "lengths": np.full(chunks, EMPTY, np.uint64)}

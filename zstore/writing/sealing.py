@@ -36,10 +36,6 @@ class OpenShard:
     def first_address(self) -> int:
         return self.number * self.schema.rows_per_shard
 
-    @property
-    def is_full(self) -> bool:
-        return self.rows == self.schema.rows_per_shard
-
     def absorb(self, block: Block, filled: int) -> None:
         """Encode the whole chunks of the block's first ``filled`` rows that are not encoded yet."""
         for name, f in self.schema.fields.items():
