@@ -195,7 +195,7 @@ def test_mode_x(trained: tuple[str, dict[str, Any]]) -> None:
 
 def test_rollback_while_a_writer_lives(trained: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     url, mark = trained
-    monkeypatch.setattr("zstore.commits.opening.PATIENCE_S", 0.05)
+    monkeypatch.setattr("zstore.storage.local.LocalStorage.patience_s", 0.05)
     with zstore.Writer(url) as writer:
         with pytest.raises(Conflict, match=rf"is being written by pid {os.getpid()} on .* since .*; wait until it closes"):
             zstore.rollback(url, mark)
@@ -385,7 +385,7 @@ def test_another_launch_is_refused_while_one_lives(url: str, monkeypatch: pytest
         sys.stdin.readline()
     """, url)
     children.line(child)
-    monkeypatch.setattr("zstore.commits.opening.PATIENCE_S", 0.05)
+    monkeypatch.setattr("zstore.storage.local.LocalStorage.patience_s", 0.05)
     for session in (None, "launch-8"):
         with pytest.raises(Conflict, match=f"written by pid {child.pid} on"):
             zstore.Writer(url, session=session)

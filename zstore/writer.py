@@ -88,7 +88,7 @@ class Writer:
         self._crew: Crew | None = None
         self._conductor: Crew | None = None         # commits run on its one thread, where no interrupt can part them
         self._nonfinite_said = False
-        check_place(self._log, mode)
+        check_place(self._log, mode, only_writer)
         self._check_options()
         registry.enter(self.url, self)
         try:

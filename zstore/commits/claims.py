@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from zstore.errors import Conflict, StaleWriter
+from zstore.errors import Conflict, InDoubt, StaleWriter
 from zstore.format.checksum import open_json, seal_json
 from zstore.format.layout import claim_name, path_claim_name
 from zstore.format.record import FORMAT_MAJOR, FORMAT_MINOR, Record, SessionInfo
@@ -60,6 +60,9 @@ def _claim(storage: Storage, name: str, session: SessionInfo, **what: int | str)
     nonce = secrets.token_hex(16)
     body = seal_json({"format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", **what, "opened": session.opened,
                       "session": session.commit_id, "nonce": nonce})
-    if storage.create(storage.draft([body], f"{session.opened:020d}"), name):
-        return True
+    try:
+        if storage.create(storage.draft([body], f"{session.opened:020d}"), name):
+            return True
+    except InDoubt as error:        # should it land later, its shard stays unused: no reason to end the writer
+        raise OSError(str(error)) from error
     return bool(open_json(storage.read(name), name).get("nonce") == nonce)

@@ -20,9 +20,7 @@ from zstore.format.layout import COMMITS, FOLDERS, live_name
 from zstore.format.record import Record, SessionInfo
 from zstore.format.schema import Schema
 from zstore.shards.read import open_shard
-from zstore.storage.base import Lock
-
-PATIENCE_S = 2.0
+from zstore.storage.base import Lock, Renewed
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def open_session(log: Log, request: Request) -> Session:
     """Join head's session if the token is its, else open a new one. The store exists.
 
     Every attempt starts over from its head: liveness, tail, target. Raises Conflict when head's session lives."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + log.storage.patience_s
     while True:
         head = log.head()
         if head.session.token == request.token:
@@ -108,14 +106,7 @@ def reopen_session(log: Log, session: Session, target: Record) -> Session:
 
 def is_alive(log: Log, record: Record) -> bool:
     """Whether a writer of this record's session lives; asks the lock, changes nothing."""
-    name = live_name(record.session.opened)
-    if not log.storage.exists(name):
-        return False
-    lock = log.storage.try_exclusive_live(name)
-    if lock is None:
-        return True
-    lock.release()
-    return False
+    return log.storage.is_held(live_name(record.session.opened))
 
 
 def _join(log: Log, head: Record, request: Request) -> Session | None:
@@ -147,7 +138,10 @@ def _try_open(log: Log, head: Record, request: Request, *, give_up: bool) -> Ses
     storage = log.storage
     guard = None
     if not request.takeover:
-        guard = storage.try_exclusive_live(live_name(head.session.opened))
+        try:
+            guard = storage.try_exclusive_live(live_name(head.session.opened))
+        except Renewed:
+            raise Conflict(_lives(log, head)) from None
         if guard is None:
             if give_up:
                 raise Conflict(_lives(log, head))
@@ -181,7 +175,7 @@ def takeable_tail(log: Log, head: Record, schema: Schema) -> tuple[int, int] | N
     """``(shard, rows)`` of head's tail if an opening may go on writing it: no claim lies above it, the trailers of all
     fields cover the same rows, head's extents end exactly there, and the fields are the same."""
     shard, rows_per_shard = head.tail, schema.rows_per_shard
-    if shard is None or head.next > shard + 1 or is_claimed(log.storage, shard + 1):
+    if shard is None or not log.storage.rewrites or head.next > shard + 1 or is_claimed(log.storage, shard + 1):
         return None
     if log.schema_of(head).fields != schema.fields:
         return None

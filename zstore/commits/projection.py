@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from zstore.commits.log import Log
+from zstore.errors import Conflict
 from zstore.format.layout import ROOT, array_document, array_name, root_document, to_bytes
 from zstore.format.record import Record
 from zstore.storage.base import Storage
 
+_TRIES = 20
+
 
 def project(log: Log, tag: str) -> None:
-    """Bring the array documents, then the root, to head. One lock covers it all, so that two projectors can't mix;
-    array documents never get shorter, the root only gets a higher version. OSError when a write fails."""
+    """Bring the array documents, then the root, to head. Array documents never get shorter, the root only gets a higher
+    version: locally one lock covers it all; a distant storage replaces each only over the generation that was looked at.
+    OSError when a write fails."""
     with log.storage.exclusive():
         while True:
             head = log.head()
@@ -37,26 +45,50 @@ def _write(log: Log, head: Record, tag: str) -> None:
     wanted = documents(log, head)
     root = wanted.pop(ROOT)
     for name, document in wanted.items():
-        _put(storage, name, document, tag)
-    _put(storage, ROOT, root, tag)
+        _put(storage, name, document, tag, partial(_is_as_long, document))
+    _put(storage, ROOT, root, tag, partial(_is_at, log, head))
     storage.sync(["", *(f.path for f in log.schema_of(head).fields.values())])
 
 
-def _put(storage: Storage, name: str, document: dict[str, Any], tag: str) -> None:
-    storage.replace(storage.draft([to_bytes(document)], tag), name)
+def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands: Callable[[Any], bool]) -> None:
+    """Replace the document, unless it says as much already. Another projector may come between: then it is looked at anew."""
+    data = to_bytes(document)
+    for _ in range(_TRIES):
+        old, generation = _fetch(storage, name)
+        try:
+            if old == data or (storage.distant and old is not None and stands(json.loads(old))):
+                return
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            pass                    # damaged, or not ours: replaced
+        try:
+            storage.rewrite(storage.draft([data], tag), name, generation)
+            return
+        except Conflict:
+            time.sleep(random.random() * 0.05)
+    raise OSError(f"{name} was changed by others {_TRIES} times while it was to be brought to head")
 
 
-def _read(storage: Storage, name: str) -> Any:
+def _fetch(storage: Storage, name: str) -> tuple[bytes | None, str | None]:
     try:
-        return json.loads(storage.read(name))
-    except (OSError, ValueError, RecursionError):
-        return None
+        return storage.fetch(name)
+    except FileNotFoundError:
+        return None, None
 
 
 def _root_is(log: Log, head: Record) -> bool:
+    try:
+        return _is_at(log, head, json.loads(log.storage.read(ROOT)))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _is_as_long(wanted: Any, document: Any) -> bool:
+    return {**document, "shape": wanted["shape"]} == wanted and int(document["shape"][0]) >= wanted["shape"][0]
+
+
+def _is_at(log: Log, head: Record, document: Any) -> bool:
     """The root is at head or above it. An old one counts only if its commit is one of this log: a root restored from a
     backup, or from another store, must not keep ours away for ever."""
-    document = _read(log.storage, ROOT)
     try:
         ours = document["attributes"]["zstore"]
         version = int(ours["version"])

@@ -87,6 +87,8 @@ def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], 
                     return False
             storage.sync([COMMITS])
             return True
+        except InDoubt:
+            raise                   # a distant storage has tried this very record again until its time ran out
         except OSError as error:
             if not landed:
                 landed = _is_mine(storage, record)

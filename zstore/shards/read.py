@@ -96,8 +96,9 @@ class ShardFile:
         self.handle.close()
 
     def _reopen(self) -> None:
+        chunks = self._schema.chunks(self._field)
         try:
-            handle = self._storage.open(self.name)
+            handle = self._storage.open(self.name, end_bytes(chunks, self._codec.fixed))
         except FileNotFoundError:
             raise Corrupt(self.name, MISSING) from None
         try:

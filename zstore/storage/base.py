@@ -27,6 +27,11 @@ class Handle(Protocol):
         """The object's length in bytes."""
         ...
 
+    @property
+    def generation(self) -> str:
+        """What ``rewrite`` takes as ``over``; "" where the storage does not tell generations apart."""
+        ...
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``offset``, fewer only at the end. ValueError when negative or closed."""
         ...
@@ -38,6 +43,10 @@ class Handle(Protocol):
     def close(self) -> None:
         """Let go of the object; closing again does nothing."""
         ...
+
+
+class Renewed(Exception):
+    """Whoever holds this live object showed a sign of life while we looked: waiting longer is no use."""
 
 
 class Lock(Protocol):
@@ -66,12 +75,39 @@ class Storage(Protocol):
         """Canonical and printable, without credentials."""
         ...
 
+    @property
+    def distant(self) -> bool:
+        """A request takes milliseconds: readers ask for many ranges at once."""
+        ...
+
+    @property
+    def rewrites(self) -> bool:
+        """``rewrite`` is conditional, or no condition is needed. False: an object is written once, with one content."""
+        ...
+
+    @property
+    def patience_s(self) -> float:
+        """How long an opener waits before it takes a session that looks alive for alive."""
+        ...
+
+    def offers(self) -> dict[str, str]:
+        """What of creation, rewriting, locks and mapping holds here, in words for people. May ask the system, once."""
+        ...
+
     def read(self, name: str) -> bytes:
         """The whole object, of one generation. FileNotFoundError when absent."""
         ...
 
-    def open(self, name: str) -> Handle:
-        """Pin the object's present generation. FileNotFoundError when absent."""
+    def fetch(self, name: str) -> tuple[bytes, str]:
+        """The whole object and its generation. FileNotFoundError when absent."""
+        ...
+
+    def open(self, name: str, end: int = 0) -> Handle:
+        """Pin the object's present generation; so many of its last bytes are wanted at once. FileNotFoundError."""
+        ...
+
+    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
+        """``handle.read(offset, length)`` of all these, at once and in few requests where the storage is distant."""
         ...
 
     def exists(self, name: str) -> bool:
@@ -104,10 +140,20 @@ class Storage(Protocol):
         """
         ...
 
+    def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
+        """Give the draft this name over the generation ``over`` (None: nobody has the name) and give the new one.
+
+        Conflict, and nothing changed, where something else has the name; an own write whose reply was lost is
+        recognised by its bytes, which therefore must be unlike anyone else's. Local folders and memory, whose locks
+        and fences come before, replace without asking. The draft is gone either way.
+        """
+        ...
+
     def create(self, draft: Draft, name: str) -> bool:
         """Give the draft this name if nobody has it; False when taken. Atomic; not durable before ``sync``.
 
-        The draft is gone either way, and when it raises.
+        InDoubt where a distant storage did not say, and the object may yet appear. An own create whose reply was
+        lost is recognised by its bytes, as in ``rewrite``. The draft is gone either way, and when it raises.
         """
         ...
 
@@ -132,11 +178,20 @@ class Storage(Protocol):
         ...
 
     def try_exclusive_live(self, name: str) -> Lock | None:
-        """Hold this object exclusively, made empty if absent; None, without waiting, when anyone holds it."""
+        """Hold this object exclusively, made empty if absent; None, without waiting, when anyone holds it.
+
+        Distant storages have no locks, only signs of life: None while one is fresh, ``Renewed`` once a fresh one
+        followed another; the lock that they give keeps nobody out.
+        """
         ...
 
-    def writable(self) -> None:
-        """Raise PermissionError, in one sentence, when a store cannot be written here."""
+    def is_held(self, name: str) -> bool:
+        """Whether anyone holds this live object; changes nothing."""
+        ...
+
+    def writable(self, only_writer: bool = False) -> None:
+        """Raise, in one sentence, when a store cannot be written here: PermissionError, or Conflict where creation is
+        not atomic and the caller does not say that it is the only writer. May write and remove a probe."""
         ...
 
     def kind(self) -> Kind:

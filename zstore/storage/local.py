@@ -36,6 +36,8 @@ class LocalDraft(Draft):
 class LocalHandle:
     """An open file. Reads may run in several threads; closing while one reads is the caller's mistake."""
 
+    generation = ""         # a descriptor pins its file
+
     def __init__(self, path: str) -> None:
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -73,6 +75,10 @@ class LocalHandle:
 class LocalStorage:
     """See ``Storage``. ``url`` is the absolute path; symbolic links in it are kept."""
 
+    distant = False
+    rewrites = True             # claims, locks and the fence keep others from our shards
+    patience_s = 2.0
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.url = os.path.abspath(os.fspath(path))
 
@@ -87,7 +93,19 @@ class LocalStorage:
         finally:
             handle.close()
 
-    def open(self, name: str) -> Handle:
+    def offers(self) -> dict[str, str]:
+        """See ``Storage.offers``."""
+        return {"create": "atomic (link)", "rewrite": "atomic (rename)", "locks": "flock", "mapping": "yes"}
+
+    def fetch(self, name: str) -> tuple[bytes, str]:
+        """See ``Storage.fetch``."""
+        return self.read(name), ""
+
+    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
+        """See ``Storage.read_ranges``; one after another."""
+        return [handle.read(offset, length) for handle, offset, length in wanted]
+
+    def open(self, name: str, end: int = 0) -> Handle:
         """See ``Storage.open``; pinned, because names are only ever given to new files."""
         path = self._path(name)
         try:
@@ -160,6 +178,11 @@ class LocalStorage:
             _remove(source)
             raise
 
+    def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
+        """See ``Storage.rewrite``."""
+        self.replace(draft, name)
+        return ""
+
     def create(self, draft: Draft, name: str) -> bool:
         """See ``Storage.create``: one link. OSError where the file system has no hard links.
 
@@ -204,7 +227,17 @@ class LocalStorage:
         """See ``Storage.try_exclusive_live``."""
         return self._flock(self._path(name), os.O_CREAT | os.O_RDWR, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def writable(self) -> None:
+    def is_held(self, name: str) -> bool:
+        """See ``Storage.is_held``; asks the lock."""
+        if not self.exists(name):
+            return False
+        lock = self.try_exclusive_live(name)
+        if lock is None:
+            return True
+        lock.release()
+        return False
+
+    def writable(self, only_writer: bool = False) -> None:
         """See ``Storage.writable``; asks the nearest folder there is, NotADirectoryError when that is a file."""
         place = self.url
         while not os.path.lexists(place) and place != os.path.dirname(place):

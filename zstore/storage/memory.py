@@ -68,11 +68,27 @@ class MemoryLock:
 class MemoryStorage(RemoteStorage):
     """See ``Storage``. Folders exist while something is in them; handles pin their bytes."""
 
+    distant = False
+    rewrites = True
+    patience_s = 2.0
+
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(url, options)
         self.url = f"memory://{self._root.strip('/')}"
 
-    def open(self, name: str) -> Handle:
+    def offers(self) -> dict[str, str]:
+        """See ``Storage.offers``."""
+        return {"create": "atomic (one process)", "rewrite": "atomic (one process)", "locks": "one process", "mapping": "no"}
+
+    def fetch(self, name: str) -> tuple[bytes, str]:
+        """See ``Storage.fetch``."""
+        return self.read(name), ""
+
+    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
+        """See ``Storage.read_ranges``."""
+        return [handle.read(offset, length) for handle, offset, length in wanted]
+
+    def open(self, name: str, end: int = 0) -> Handle:
         """See ``Storage.open``."""
         return PinnedHandle(self.read(name))
 
@@ -95,6 +111,11 @@ class MemoryStorage(RemoteStorage):
         data = _spent(draft)
         with _steps:
             self._fs.pipe_file(self._path(name), data)
+
+    def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
+        """See ``Storage.rewrite``."""
+        self.replace(draft, name)
+        return ""
 
     def create(self, draft: Draft, name: str) -> bool:
         """See ``Storage.create``."""
@@ -145,7 +166,12 @@ class MemoryStorage(RemoteStorage):
             _holders[key] = _EXCLUSIVE
             return MemoryLock(key)
 
-    def writable(self) -> None:
+    def is_held(self, name: str) -> bool:
+        """See ``Storage.is_held``."""
+        with _changed:
+            return (self.url, checked(name)) in _holders
+
+    def writable(self, only_writer: bool = False) -> None:
         """Memory is."""
 
     def _touch(self, name: str) -> None:

@@ -77,6 +77,8 @@ class RemoteHandle:
     with the wrong length (OSError); what is inside the bytes has its own checks, one floor up.
     """
 
+    generation = ""
+
     def __init__(self, fs: Any, path: str, size: int) -> None:
         self._fs = fs
         self._path = path
@@ -103,6 +105,8 @@ class RemoteHandle:
 
 class PinnedHandle:
     """One object whose bytes are in memory."""
+
+    generation = ""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -153,7 +157,23 @@ class RemoteStorage:
         """See ``Storage.read``; one request."""
         return bytes(self._fs.cat_file(self._path(name)))
 
-    def open(self, name: str) -> Handle:
+    distant = True
+    rewrites = False
+    patience_s = 62.0
+
+    def offers(self) -> dict[str, str]:
+        """See ``Storage.offers``."""
+        return {"create": "no", "rewrite": "no", "locks": "no", "mapping": "no"}
+
+    def fetch(self, name: str) -> tuple[bytes, str]:
+        """See ``Storage.fetch``."""
+        return self.read(name), ""
+
+    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
+        """See ``Storage.read_ranges``."""
+        return [handle.read(offset, length) for handle, offset, length in wanted]
+
+    def open(self, name: str, end: int = 0) -> Handle:
         """See ``Storage.open``; not pinned, see ``RemoteHandle``, save where the server tells no size."""
         path = self._path(name)
         entry = self._info(path)
@@ -200,6 +220,10 @@ class RemoteStorage:
         """Raises Conflict."""
         self._refuse()
 
+    def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
+        """Raises Conflict."""
+        self._refuse()
+
     def create(self, draft: Draft, name: str) -> bool:
         """Raises Conflict."""
         self._refuse()
@@ -228,7 +252,11 @@ class RemoteStorage:
         """Raises Conflict."""
         self._refuse()
 
-    def writable(self) -> None:
+    def is_held(self, name: str) -> bool:
+        """Raises Conflict."""
+        self._refuse()
+
+    def writable(self, only_writer: bool = False) -> None:
         """Raises Conflict."""
         self._refuse()
 

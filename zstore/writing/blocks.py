@@ -59,6 +59,7 @@ class Block:
     def __init__(self, schema: Schema, rows: int) -> None:
         self.rows = rows
         self.filled = self.noted = 0
+        self.ends = False                   # its shard ends with it, full or not
         self.first = 0                      # how many rows its writer had appended before this block's
         self._arrays: dict[str, Array] = {}
         self._strings: dict[str, StringColumn] = {}

@@ -24,7 +24,7 @@ from zstore.writing.crew import Crew, Job
 from zstore.writing.door import Batch
 from zstore.writing.entries import Pending
 from zstore.writing.pool import BlockPool
-from zstore.writing.sealing import OpenShard, count_nonfinite, object_writes
+from zstore.writing.sealing import OpenShard, count_nonfinite
 
 FATAL = (StaleWriter, InDoubt)
 PAUSE_S = 0.0005            # how often an append that has to wait looks whether it still has to
@@ -172,6 +172,8 @@ class Pipeline:
         What is here is looked at once, between two batches: a commit names whole batches, and ends however fast others
         append. The block that was filling then may be whole, and queued, by the time its turn comes."""
         with self._lock:
+            if not self._storage.rewrites:
+                self._end_shard()
             whole, block = len(self._queue), self._filling
             filled = block.filled if block is not None else 0
         for _ in range(whole):
@@ -183,11 +185,21 @@ class Pipeline:
         self._note(shard, block, filled)
         self._partial = block
 
+    def _end_shard(self) -> None:
+        """What follows goes into another shard: where a rewrite can't be conditional, an object is written with one content
+        only, and a late duplicate of a request changes nothing. The door is held."""
+        block = self._filling
+        if block is not None and block.filled:
+            block.ends = True
+            self._queue.append(block)
+            self._whole_rows = block.first + block.filled
+            self._filling = None
+
     def tail_writes(self, tag: str) -> list[Callable[[], None]]:
         """What writes the unfilled shard's objects as of now; the caller holds ``shard_lock`` until all of it is done."""
         if self.shard is None or self.shard.rows == self.shard.written:
             return []
-        return object_writes(self._storage, self.shard.objects(self._partial), tag)
+        return self.shard.writes(self._storage, self._partial, tag)
 
     def tail_is_written(self) -> None:
         """Every one of ``tail_writes`` has ended well."""
@@ -278,19 +290,22 @@ class Pipeline:
 
     def _add_block(self, block: Block) -> None:
         shard = self._shard()
-        fills = shard.block_row + block.rows == self.schema.rows_per_shard
-        if 2 * (shard.block_row + block.rows) > self.schema.rows_per_shard:
+        fills = block.ends or shard.block_row + block.rows == self.schema.rows_per_shard
+        if block.ends or 2 * (shard.block_row + block.rows) > self.schema.rows_per_shard:
             self.await_seal()           # never more in memory than a shard being written and half of the next
-        shard.absorb(block, block.rows)
-        self._note(shard, block, block.rows)
+        shard.absorb(block, block.filled)
+        self._note(shard, block, block.filled)
         shard.next_block()
-        if self._pool.holds:
+        held = self._pool.holds or block.ends
+        if held:
             shard.held.append(block)
+        if block.ends:
+            shard.block_row, shard.last = shard.block_row - block.filled, block
         with self._lock:
             self._queue.popleft()
             if fills:
                 self.shard = None
-            self._release([] if self._pool.holds else [block])
+            self._release([] if held else [block])
         if fills:
             self._sealing = (self._crew.submit(lambda: self._seal(shard)), shard)
         self.pending.spill()
@@ -314,7 +329,7 @@ class Pipeline:
 
     def _write_full(self, shard: OpenShard) -> None:
         tag = f"{self.session.info.opened:020d}"
-        for write in object_writes(self._storage, shard.objects(None), tag):
+        for write in shard.writes(self._storage, shard.last, tag):
             write()
         self._mark_dirty()
         with self._lock:

@@ -5,23 +5,29 @@ from __future__ import annotations
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.errors import AlreadyExists
+from zstore.storage.base import Storage
 
 
-def check_place(log: Log, mode: str) -> None:
+def check_place(log: Log, mode: str, only_writer: bool = False) -> None:
     """AlreadyExists where the place is not ours, or holds a store that mode "x" refuses; PermissionError where it can't be
-    written. An empty folder, or only ``_zstore`` without record 0, is no store yet and may become one."""
-    storage, kind = log.storage, log.storage.kind()
+    written; Conflict where it can't be written safely. An empty folder, or only ``_zstore`` without record 0, is no store
+    yet and may become one."""
+    storage = log.storage
+    if not log.exists():
+        _check_free(storage)
+    elif mode == "x":
+        raise AlreadyExists(_description(log))
+    storage.writable(only_writer)
+
+
+def _check_free(storage: Storage) -> None:
+    kind = storage.kind()
     if kind == "file":
         raise AlreadyExists(f"{storage.url} is a file; a store is a folder: choose another path")
-    if kind == "folder":
-        exists = log.exists()
-        if not exists and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
-            zarr = any(storage.exists(name) for name in ("zarr.json", ".zgroup", ".zarray"))
-            what = "another Zarr group or array" if zarr else "a folder with other things in it"
-            raise AlreadyExists(f"{storage.url} is {what}, not a zstore store; choose another path")
-        if exists and mode == "x":
-            raise AlreadyExists(_description(log))
-    storage.writable()
+    if kind == "folder" and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
+        zarr = any(storage.exists(name) for name in ("zarr.json", ".zgroup", ".zarray"))
+        what = "another Zarr group or array" if zarr else "a folder with other things in it"
+        raise AlreadyExists(f"{storage.url} is {what}, not a zstore store; choose another path")
 
 
 def _description(log: Log) -> str:

@@ -41,6 +41,7 @@ class BlockPool:
             self._made += 1
         block = self._free[-1]
         block.filled = block.noted = 0
+        block.ends = False
         keep(block)
         self.is_lent(block)
 

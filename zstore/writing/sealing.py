@@ -28,6 +28,8 @@ class OpenShard:
         self.written = 0                    # rows that the objects under the shard's names cover
         self.block_row = 0                  # the shard row of the block that is being filled
         self.held: list[Block] = []         # raw parts point into these
+        self.last: Block | None = None      # the one that ended a shard before it was full
+        self._generations: dict[str, str] = {}      # of the objects under the shard's names, as far as we wrote or saw them
         self._session = session
         self._bodies = {name: FieldBody(schema, f) for name, f in schema.fields.items()}
         self._added = dict.fromkeys(schema.fields, 0)
@@ -64,6 +66,15 @@ class OpenShard:
                 self.rows, self.schema.store_id, self._session.commit_id, self.number, behind)
         return out
 
+    def writes(self, storage: Storage, block: Block | None, tag: str) -> list[Callable[[], None]]:
+        """One call per object, in any order: to a temporary file, synced by the descriptor that wrote it, then renamed; over
+        the very generation that this shard last had."""
+        def write(name: str, parts: list[Buffer]) -> Callable[[], None]:
+            def call() -> None:
+                self._generations[name] = storage.rewrite(storage.draft(parts, tag), name, self._generations.get(name))
+            return call
+        return [write(name, parts) for name, parts in self.objects(block).items()]
+
     def let_go(self) -> list[Block]:
         """The shard is on the disk: free its bytes, and give the blocks that it held."""
         self._bodies.clear()
@@ -86,6 +97,7 @@ class OpenShard:
                 self._bodies[name].resume(shard.body(), shard.end, shard.name)
                 start = rows // f.chunk_rows * f.chunk_rows
                 self._added[name] = start
+                self._generations[shard.name] = shard.handle.generation
                 if rows > start:
                     block.restore(name, start - self.block_row, _chunk(shard, f, start // f.chunk_rows, rows - start))
             finally:
@@ -100,13 +112,6 @@ def _chunk(shard: Any, f: Any, chunk: int, rows: int) -> Any:
     out = np.empty((f.chunk_rows, *f.shape), f.numpy_dtype)
     shard.chunk_into(chunk, out.reshape(-1).view(np.uint8))
     return out[:rows]
-
-
-def object_writes(storage: Storage, objects: dict[str, list[Buffer]], tag: str) -> list[Callable[[], None]]:
-    """One call per object, in any order: to a temporary file, synced by the descriptor that wrote it, then renamed."""
-    def write(name: str, parts: list[Buffer]) -> Callable[[], None]:
-        return lambda: storage.replace(storage.draft(parts, tag), name)
-    return [write(name, parts) for name, parts in objects.items()]
 
 
 def count_nonfinite(vectors: Array, dtype: str) -> int:
