@@ -83,7 +83,7 @@ def _root_is(log: Log, head: Record) -> bool:
 
 
 def _is_as_long(wanted: Any, document: Any) -> bool:
-    return {**document, "shape": wanted["shape"]} == wanted and int(document["shape"][0]) >= wanted["shape"][0]
+    return bool({**document, "shape": wanted["shape"]} == wanted) and int(document["shape"][0]) >= wanted["shape"][0]
 
 
 def _is_at(log: Log, head: Record, document: Any) -> bool:
