@@ -19,8 +19,11 @@ from zstore.format.extents import Extents
 from zstore.format.layout import COMMITS, FOLDERS, live_name
 from zstore.format.record import Record, SessionInfo
 from zstore.format.schema import Schema
+from zstore.notices import logger
 from zstore.shards.read import open_shard
 from zstore.storage.base import Lock, Renewed
+
+SILENT_S = 5.0      # whoever waits longer is told why
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def open_session(log: Log, request: Request) -> Session:
     """Join head's session if the token is its, else open a new one. The store exists.
 
     Every attempt starts over from its head: liveness, tail, target. Raises Conflict when head's session lives."""
-    deadline = time.monotonic() + log.storage.patience_s
+    patience = log.storage.patience_s
+    deadline, said = time.monotonic() + patience, False
     while True:
         head = log.head()
         if head.session.token == request.token:
@@ -60,7 +64,10 @@ def open_session(log: Log, request: Request) -> Session:
             session = _try_open(log, head, request, give_up=time.monotonic() > deadline)
         if session is not None:
             return session
-        time.sleep(0.02 + random.random() * 0.05)
+        if patience > SILENT_S and not said:
+            said = True
+            logger.warning("%s; waiting at most %.0f s to see whether it still lives", _who(log, head), patience)
+        time.sleep((0.01 + random.random() * 0.025) * patience)
 
 
 def create_store(log: Log, schema: Schema, request: Request) -> Session | None:
@@ -211,7 +218,11 @@ def _describe(request: Request, *, opened: int, at: dict[str, Any] | None) -> Se
 
 
 def _lives(log: Log, head: Record) -> str:
-    s = log.read(head.session.opened).session
-    since = Commit.of(log.read(s.opened)).when
-    return (f"{log.storage.url} is being written by pid {s.pid} on {s.host} since {since}; wait until it closes, or pass "
-            f"takeover=True to fence it ({COMMITS} keeps what it committed)")
+    return (f"{_who(log, head)}; wait until it closes, or pass takeover=True to fence it ({COMMITS} keeps what it "
+            "committed)")
+
+
+def _who(log: Log, head: Record) -> str:
+    opening = log.read(head.session.opened)
+    s = opening.session
+    return f"{log.storage.url} is being written by pid {s.pid} on {s.host} since {Commit.of(opening).when}"
