@@ -49,6 +49,17 @@ def rows_of() -> Callable[..., dict[tuple[Any, int], list[float]]]:
     return read
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """A local S3 server, see ``zstore.testing.s3.Server``; one for all tests, each with a place of its own."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    from zstore.testing.s3 import Server
+
+    with Server() as server:
+        yield server
+
+
 class Children:
     """Python processes of one test. They end, by their ids, when the test does."""
 

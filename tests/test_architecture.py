@@ -22,12 +22,13 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
      "threads": ("threads",), "forklock": ("forklock",)},       # know nothing of stores
     {"format": ("format",), "storage": ("storage",)},
     {"shards": ("shards",), "cache": ("cache", "arena"), "ids": ("ids",), "rows": ("rows",), "tables": ("tables",)},
-    {"mapping": ("mapping", "mapped", "chunks"), "index": ("index",)},
+    {"mapping": ("mapping", "mapped", "chunks"), "index": ("index", "runs")},
     {"view": ("view", "view_keys", "view_rows"), "commits": ("commits",)},
     {"writer": ("writer", "writing"), "reader": ("reader",)},
     {"maintenance": ("maintenance",)},
     {"demo": ("demo",), "train": ("train",), "embed": ("embed",), "search": ("search",), "convert": ("convert",)},
     {"cli": ("cli",), "viewer": ("viewer",)},
+    {"testing": ("testing",)},                                  # a side room: it sees all, and only tests see it
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOM_OF = {module: room for rooms in FLOORS for room, modules in rooms.items() for module in modules}
@@ -37,7 +38,7 @@ SEEN_BY_GUESTS = {"reader", "view", "writer", "maintenance", "errors", "_typing"
 # A foreign package has one home: modules (or packages) that may import it. numpy is everyone's.
 OWNERS: dict[str, tuple[str, ...]] = {
     "numpy": ("",),
-    "fsspec": ("storage.remote",),
+    "fsspec": ("storage.filesystems", "storage.s3"),
     "numcodecs": ("format.codecs", "shards"),
     "crc32c": ("format.checksum",),
     "ml_dtypes": ("format.dtypes",),
@@ -45,6 +46,10 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "torch": ("demo", "view"),      # view: only when a tensor is asked for, see test_torch_is_imported_only_for_a_tensor
     "sklearn": ("demo",),
     "matplotlib": ("demo",),
+    "zarr": ("testing",),           # to read as strangers do
+    "hypothesis": ("testing",),
+    "moto": ("testing.s3",),
+    "werkzeug": ("testing.s3",),
 }
 
 MAX_LINES = 300

@@ -15,6 +15,7 @@ EXAMPLES = """\
   zstore info s3://bucket/runs/a.zarr -o anon=true"""
 
 FEW_ROWS = 250_000      # up to here the epochs are counted too: that reads the key index
+MANY_EXTENTS = 10_000
 _BUILT_IN = ("vectors", "ids", "epoch")
 
 
@@ -47,7 +48,7 @@ def _facts(store: Description, epochs: list[int] | None) -> dict[str, Any]:
             "fields": fields, "codec": store.codec, "rows_per_shard": store.rows_per_shard, "time": c.time,
             "tag": c.tag, "meta": c.meta, "attrs": store.attrs,
             "session": {"opened": c.session, "since": store.since, "host": c.host, "pid": c.pid, "member": c.member},
-            "writer": store.writer}
+            "writer": store.writer, "extents": store.extents, "place": store.place}
 
 
 def _lines(store: Description, epochs: list[int] | None) -> Iterator[str]:
@@ -58,6 +59,9 @@ def _lines(store: Description, epochs: list[int] | None) -> Iterator[str]:
     yield _line("store", f"{store.url}")
     yield _line("version", f"{c.version}{older}{tag}, committed {c.when}")
     yield _line("rows", f"{c.rows:,}{superseded}")
+    if store.extents > 1:
+        advice = "; `zstore compact` makes them one" if store.extents > MANY_EXTENTS else ""
+        yield _line("extents", f"{store.extents:,}{advice}")
     if epochs is not None:
         yield _line("epochs", _span(epochs))
     for name in _BUILT_IN:
@@ -68,6 +72,7 @@ def _lines(store: Description, epochs: list[int] | None) -> Iterator[str]:
     yield _line("codec", f"{store.codec}, {store.rows_per_shard:,} rows per shard")
     for name, value in store.attrs.items():
         yield _line("attribute", f"{name} = {value!r}")
+    yield _line("place", "; ".join(f"{what}: {how}" for what, how in store.place.items()))
     yield _line("session", f"{c.session}, of {c.host}, pid {c.pid}")
     yield _line("writer", output.coloured("alive", 32) if store.writer == "alive" else store.writer)
 

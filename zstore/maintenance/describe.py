@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.commits.opening import is_alive
+from zstore.commits.whole import check_whole
 from zstore.format.record import Record
 from zstore.storage import open_storage
 
@@ -29,6 +30,8 @@ class Description:
     superseded: int | None
     attrs: dict[str, Any]
     writer: Literal["alive", "none", "unknown"]
+    extents: int            # runs of addresses that the version's rows lie in: 1 where nothing was ever cut or left
+    place: dict[str, str]   # what of creation, locks and mapping holds where the store lies
 
 
 def describe(url: str | os.PathLike[str], *, version: int | None = None, tag: str | None = None,
@@ -36,12 +39,14 @@ def describe(url: str | os.PathLike[str], *, version: int | None = None, tag: st
     """Describe head, or the version given or tagged. Changes nothing. Raises StoreNotFound, NotFound, Corrupt."""
     log = Log(open_storage(url, storage_options))
     head = log.head()
+    check_whole(log, head)
     wanted = log.tag(tag) if tag is not None else head.version if version is None else version
     record = head if wanted == head.version else log.read(wanted)
     schema = log.schema_of(record)
     return Description(log.storage.url, head.version, Commit.of(record, tag), record.session.since, schema.codec,
                        schema.rows_per_shard, {f.name: (f.dtype, f.shape) for f in schema.fields.values()},
-                       record.superseded, dict(schema.attrs), _writer(log, head))
+                       record.superseded, dict(schema.attrs), _writer(log, head), len(record.extents.starts),
+                       log.storage.offers())
 
 
 def _writer(log: Log, head: Record) -> Literal["alive", "none", "unknown"]:

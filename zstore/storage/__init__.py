@@ -4,7 +4,9 @@ Nothing here knows what a shard, a record or a field is. A name is a relative PO
 
 * ``base``         the interface: Storage, Handle, Draft, Lock
 * ``local``        a folder on a local disk; ``descriptors`` and ``flocks`` are the system calls below it
-* ``remote``       any fsspec URL, for reading; the one home of fsspec
+* ``remote``       any fsspec URL. Below it: ``filesystems`` (the one home of fsspec), ``backend`` (what is asked of a
+                   service), ``s3``, ``generic``; ``patience``, ``conditional``, ``handles``, ``ranges``
+* ``leases``       signs of life, where there are no locks
 * ``memory``       ``memory://`` URLs, for tests and demonstrations
 * ``pages``        reserved address ranges, file mappings, memory shared with forked children
 """

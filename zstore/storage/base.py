@@ -11,6 +11,7 @@ import numpy as np
 from zstore._typing import Buffer
 
 TMP = "_zstore/tmp"
+MOST_READ = 2**26 + 2**10       # of an object that is read whole: the format's largest document, and a little
 
 Names: TypeAlias = list[str]
 Kind: TypeAlias = Literal["nothing", "empty", "file", "folder"]
@@ -95,7 +96,8 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """The whole object, of one generation. FileNotFoundError when absent."""
+        """The whole object, of one generation. FileNotFoundError when absent; a local file is ``Corrupt``, before a byte
+        of it is read, where it is larger than ``MOST_READ``."""
         ...
 
     def fetch(self, name: str) -> tuple[bytes, str]:

@@ -94,7 +94,8 @@ def _drop(descriptor: int) -> None:
     with _gate:
         if descriptor in _held:
             _held.remove(descriptor)
-            os.close(descriptor)
+            with suppress(OSError):     # the lock is gone whatever the system says, and nothing was written
+                os.close(descriptor)
 
 
 def _names(path: str, descriptor: int) -> bool:

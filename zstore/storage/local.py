@@ -16,10 +16,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 from zstore._typing import Buffer
+from zstore.errors import Conflict, Corrupt
 from zstore.storage import flocks
-from zstore.storage.base import TMP, Draft, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
+from zstore.storage.base import MOST_READ, TMP, Draft, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
 from zstore.storage.descriptors import flush, flush_folder, named, read_at, write_all
+from zstore.storage.leases import STALE_S, Leases
+from zstore.storage.mounts import LACKING, Place, place_of
+from zstore.storage.signs import FolderSigns
 
+_LIVE = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _T = TypeVar("_T")
 
@@ -40,13 +45,17 @@ class LocalHandle:
 
     def __init__(self, path: str) -> None:
         self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not to wait for whoever writes to a pipe that a stranger put here.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._path = path
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         if stat.S_ISDIR(status.st_mode):
             self.close()
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise Corrupt(path, "this is a device or a pipe, not a file")
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Handle.read``; OSError with the filename when the disk fails."""
@@ -66,7 +75,8 @@ class LocalHandle:
         """Close the descriptor; mappings made from it stay valid."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            with suppress(OSError):     # only read from: it is closed whatever the system says of it
+                os.close(descriptor)
 
     def __del__(self) -> None:
         self.close()
@@ -77,7 +87,9 @@ class LocalStorage:
 
     distant = False
     rewrites = True             # claims, locks and the fence keep others from our shards
-    patience_s = 2.0
+    _place: Place | None = None
+    _leased: Leases | None = None
+    _alone = False              # the caller says that nobody else writes
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.url = os.path.abspath(os.fspath(path))
@@ -89,13 +101,24 @@ class LocalStorage:
         """See ``Storage.read``."""
         handle = self.open(name)
         try:
+            if handle.size > MOST_READ:
+                raise Corrupt(name, "the document is too large", expected=f"<= {MOST_READ} bytes", actual=handle.size)
             return handle.read(0, handle.size)
         finally:
             handle.close()
 
+    @property
+    def patience_s(self) -> float:
+        """See ``Storage.patience_s``."""
+        return 2.0 if self._leases() is None else STALE_S + 2
+
     def offers(self) -> dict[str, str]:
         """See ``Storage.offers``."""
-        return {"create": "atomic (link)", "rewrite": "atomic (rename)", "locks": "flock", "mapping": "yes"}
+        place = self._where()
+        create = "atomic (link)" if place.links else "not atomic (no hard links)"
+        return {"file system": place.kind or "unknown", "create": create,
+                "rewrite": "atomic (rename)", "locks": "flock" if self._leases() is None else "signs of life, every 20 s",
+                "mapping": "yes" if place.maps else "no"}
 
     def fetch(self, name: str) -> tuple[bytes, str]:
         """See ``Storage.fetch``."""
@@ -137,6 +160,8 @@ class LocalStorage:
         inside = [checked_folder(folder) for folder in folders]
         stale = _make(self.url)
         for folder in inside:
+            self._own(folder)
+        for folder in inside:
             path = self.url
             for part in folder.split("/") if folder else ():
                 stale[path] = None
@@ -151,7 +176,7 @@ class LocalStorage:
 
     def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
         """See ``Storage.draft``; OSError with the filename on a full or failing disk."""
-        path = os.path.join(self.url, TMP, f"{checked_tag(tag)}-{uuid.uuid4().hex}")
+        path = self._target(f"{TMP}/{checked_tag(tag)}-{uuid.uuid4().hex}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             with named(path):
@@ -171,7 +196,7 @@ class LocalStorage:
         """See ``Storage.replace``: one rename."""
         source = _path_of(draft)
         try:
-            target = self._path(name)
+            target = self._target(name)
             with named(target):
                 os.replace(source, target)
         except BaseException:
@@ -190,13 +215,25 @@ class LocalStorage:
         """
         source = _path_of(draft)
         try:
-            target = self._path(name)
+            target = self._target(name)
             with named(target):
                 os.link(source, target)
         except FileExistsError:
             return False
+        except OSError as error:
+            if not self._alone or error.errno not in LACKING or self._where().links:
+                raise
+            return self._create_alone(source, target)
         finally:
             _remove(source)
+        return True
+
+    def _create_alone(self, source: str, target: str) -> bool:
+        # No hard links here: look, then rename. The caller's word is that nobody comes between.
+        if os.path.lexists(target):
+            return False
+        with named(target):
+            os.replace(source, target)
         return True
 
     def discard(self, draft: Draft) -> None:
@@ -211,7 +248,7 @@ class LocalStorage:
     def delete(self, name: str) -> None:
         """See ``Storage.delete``."""
         with suppress(*_ABSENT):
-            os.unlink(self._path(name))
+            os.unlink(self._target(name))
 
     def exclusive(self) -> AbstractContextManager[None]:
         """See ``Storage.exclusive``: flock on ``_zstore/tmp`` itself, so the lock leaves no file behind."""
@@ -219,17 +256,26 @@ class LocalStorage:
 
     def share_live(self, name: str) -> Lock:
         """See ``Storage.share_live``."""
-        lock = self._flock(self._path(name), os.O_CREAT | os.O_RDWR, fcntl.LOCK_SH)
+        target, leases = self._target(name), self._leases()
+        if leases is not None:
+            return leases.share(name)
+        lock = self._flock(target, _LIVE, fcntl.LOCK_SH)
         assert lock is not None
         return lock
 
     def try_exclusive_live(self, name: str) -> Lock | None:
         """See ``Storage.try_exclusive_live``."""
-        return self._flock(self._path(name), os.O_CREAT | os.O_RDWR, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        target, leases = self._target(name), self._leases()
+        if leases is not None:
+            return leases.try_exclusive(name)
+        return self._flock(target, _LIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def is_held(self, name: str) -> bool:
         """See ``Storage.is_held``; asks the lock."""
-        if not self.exists(name):
+        leases = self._leases()
+        if leases is not None:
+            return leases.is_held(name)
+        if not os.path.exists(self._path(name)):
             return False
         lock = self.try_exclusive_live(name)
         if lock is None:
@@ -247,6 +293,11 @@ class LocalStorage:
         effective = os.access in os.supports_effective_ids
         if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
             raise PermissionError(f"cannot write {self.url}: the folder {place} is not writable for this user")
+        self._alone = only_writer
+        if not only_writer and not self._where().links:
+            kind = self._where().kind or "unknown"
+            raise Conflict(f"{self.url} lies on a file system ({kind}) without hard links, where two writers could create one "
+                           "name; pass only_writer=True if nobody else writes there, or choose another disk")
 
     def kind(self) -> Kind:
         """See ``Storage.kind``."""
@@ -258,8 +309,33 @@ class LocalStorage:
         except NotADirectoryError:
             return "file" if os.path.lexists(self.url) else "nothing"
 
+    def _where(self) -> Place:
+        if self._place is None:
+            self._place = place_of(self.url)
+        return self._place
+
+    def _leases(self) -> Leases | None:
+        """Signs of life, where a lock would not be seen by all who may write; None where flock is."""
+        if self._leased is None and (self._where().network or not self._where().locks):
+            self._leased = Leases(FolderSigns(self.url))
+        return self._leased
+
     def _path(self, name: str) -> str:
         return os.path.join(self.url, checked(name))
+
+    def _target(self, name: str) -> str:
+        """The path of an object that is to be written."""
+        path = self._path(name)
+        self._own(name.rpartition("/")[0])
+        return path
+
+    def _own(self, folder: str) -> None:
+        """PermissionError for a folder that a symbolic link takes out of the store: what is written stays inside."""
+        root = os.path.realpath(self.url)
+        place = os.path.realpath(os.path.join(root, folder))
+        if place != root and not place.startswith(root.rstrip("/") + "/"):
+            raise PermissionError(f"{self.url}: the folder {folder} is a link that leads out of the store, to {place}; "
+                                  "nothing is written there")
 
     def _folder(self, folder: str) -> str:
         return self._path(folder) if folder != "" else self.url
@@ -283,7 +359,10 @@ class LocalStorage:
 
     def _flock(self, path: str, flags: int, operation: int) -> flocks.FileLock | None:
         with named(path):
-            return self._in_folder(path, lambda: flocks.take(path, flags, operation))
+            try:
+                return self._in_folder(path, lambda: flocks.take(path, flags, operation))
+            except IsADirectoryError:       # signs of life, of a store that was copied from where there are no locks
+                return flocks.take(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, operation)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -291,12 +370,13 @@ class LocalStorage:
         with flocks.door(path):
             if not os.path.isdir(path):
                 self.make_folders([TMP])
-            lock = self._flock(path, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX)
-            assert lock is not None
+            # Without locks two machines may mix their documents: these are derived, and the next commit puts them right.
+            lock = self._flock(path, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX) if self._where().locks else None
             try:
                 yield
             finally:
-                lock.release()
+                if lock is not None:
+                    lock.release()
 
 
 def _path_of(draft: Draft) -> str:

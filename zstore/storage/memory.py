@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zstore._typing import Buffer
-from zstore.storage.base import Draft, Handle, Lock, checked, checked_folder, checked_tag, octets
+from zstore.storage.base import Draft, Handle, Lock, checked, checked_folder
+from zstore.storage.drafts import spent
 from zstore.storage.remote import PinnedHandle, RemoteStorage
 
 # fsspec's own exclusive create looks and then writes; under this lock the two are one step.
 _steps = threading.RLock()
 _changed = threading.Condition(_steps)
-_doors: dict[str, threading.Lock] = {}
 _EXCLUSIVE = -1
 _holders: dict[tuple[str, str], int] = {}
 
@@ -27,20 +25,10 @@ def _forget_in_child() -> None:
     global _steps, _changed
     _steps = threading.RLock()
     _changed = threading.Condition(_steps)
-    _doors.clear()
     _holders.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-
-
-class MemoryDraft(Draft):
-    """Bytes; None once used."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data: bytes | None = data
 
 
 class MemoryLock:
@@ -80,17 +68,9 @@ class MemoryStorage(RemoteStorage):
         """See ``Storage.offers``."""
         return {"create": "atomic (one process)", "rewrite": "atomic (one process)", "locks": "one process", "mapping": "no"}
 
-    def fetch(self, name: str) -> tuple[bytes, str]:
-        """See ``Storage.fetch``."""
-        return self.read(name), ""
-
-    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
-        """See ``Storage.read_ranges``."""
-        return [handle.read(offset, length) for handle, offset, length in wanted]
-
     def open(self, name: str, end: int = 0) -> Handle:
         """See ``Storage.open``."""
-        return PinnedHandle(self.read(name))
+        return PinnedHandle(*self.fetch(name))
 
     def exists(self, name: str) -> bool:
         """See ``Storage.exists``."""
@@ -101,14 +81,9 @@ class MemoryStorage(RemoteStorage):
         for folder in folders:
             checked_folder(folder)
 
-    def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
-        """See ``Storage.draft``; one copy of the parts."""
-        checked_tag(tag)
-        return MemoryDraft(b"".join([octets(part) for part in parts]))
-
     def replace(self, draft: Draft, name: str) -> None:
         """See ``Storage.replace``."""
-        data = _spent(draft)
+        data = spent(draft)
         with _steps:
             self._fs.pipe_file(self._path(name), data)
 
@@ -119,7 +94,7 @@ class MemoryStorage(RemoteStorage):
 
     def create(self, draft: Draft, name: str) -> bool:
         """See ``Storage.create``."""
-        data = _spent(draft)
+        data = spent(draft)
         path = self._path(name)
         with _steps:
             if self._fs.exists(path):
@@ -127,25 +102,12 @@ class MemoryStorage(RemoteStorage):
             self._fs.pipe_file(path, data)
             return True
 
-    def discard(self, draft: Draft) -> None:
-        """See ``Storage.discard``."""
-        _memory_draft(draft).data = None
-
-    def sync(self, folders: Iterable[str]) -> None:
-        """Checks the names; memory has nothing to sync."""
-        for folder in folders:
-            checked_folder(folder)
-
     def delete(self, name: str) -> None:
         """See ``Storage.delete``."""
         path = self._path(name)
         with _steps:
             if self._fs.isfile(path):
                 self._fs.rm_file(path)
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """See ``Storage.exclusive``; among this process's threads, and there are no others."""
-        return self._exclusive()
 
     def share_live(self, name: str) -> Lock:
         """See ``Storage.share_live``."""
@@ -177,24 +139,3 @@ class MemoryStorage(RemoteStorage):
     def _touch(self, name: str) -> None:
         if not self.exists(name):
             self._fs.pipe_file(self._path(name), b"")
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        with _steps:
-            door = _doors.setdefault(self.url, threading.Lock())
-        with door:
-            yield
-
-
-def _memory_draft(draft: Draft) -> MemoryDraft:
-    if not isinstance(draft, MemoryDraft):
-        raise TypeError(f"not a draft of this storage: {draft!r}")
-    return draft
-
-
-def _spent(draft: Draft) -> bytes:
-    mine = _memory_draft(draft)
-    data, mine.data = mine.data, None
-    if data is None:
-        raise FileNotFoundError("this draft was used or discarded before")
-    return data

@@ -1,143 +1,70 @@
-"""Any fsspec URL, for reading; and the one home of fsspec."""
+"""Any fsspec URL: objects on a service that answers over a network, conditional where the service can.
+
+Nothing is written under a temporary name: an object appears whole, with one request, and its name is durable with the
+answer. ``s3`` and ``generic`` are the services, ``conditional`` writes through lost replies, ``leases`` are signs of life.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NoReturn, TypeAlias
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from zstore._typing import Buffer
-from zstore.errors import Conflict, MissingExtra
-from zstore.storage.base import Draft, Handle, Kind, Lock, Names, checked, checked_folder
+from zstore.errors import Conflict
+from zstore.storage import conditional, leases
+from zstore.storage.backend import Backend, Doubtful, Entries, NoSize
+from zstore.storage.base import TMP, Draft, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
+from zstore.storage.drafts import BytesDraft, own, spent
+from zstore.storage.exiting import keep_working
+from zstore.storage.filesystems import filesystem, printable, scheme_of
+from zstore.storage.generic import GenericBackend
+from zstore.storage.handles import PinnedHandle, RemoteHandle, read_all
+from zstore.storage.object_signs import ObjectSigns
+from zstore.storage.patience import patiently
+from zstore.storage.s3 import S3Backend, s3_options
 
-# scheme: (the package that serves it, our extra that brings it)
-_EXTRAS = {
-    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"),
-    "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
-    "abfs": ("adlfs", "azure"), "abfss": ("adlfs", "azure"), "az": ("adlfs", "azure"),
-}
-Entries: TypeAlias = list[tuple[str, str]]
-_CONTAINERS = frozenset({"abfs", "abfss", "az", "wasb", "wasbs"})
+__all__ = ["PinnedHandle", "RemoteStorage", "filesystem", "printable"]
 
-
-def filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it; no request is made.
-
-    MissingExtra when the scheme's package is not installed, ValueError when nobody knows the scheme.
-    """
-    from fsspec.core import url_to_fs
-
-    for link in url.split("::"):
-        _require(link.split("://")[0])
-    fs, path = url_to_fs(url, **dict(options or {}))
-    return fs, path
+# Their creation is atomic by their own documents; a probe is a second wall, for what only speaks their protocol.
+_S3 = frozenset({"s3", "s3a"})
+_ATOMIC = frozenset({"gs", "gcs", "abfs", "abfss", "az"})
+_doors: dict[str, threading.Lock] = {}
+_doors_lock = threading.Lock()
 
 
-def _require(scheme: str) -> None:
-    # fsspec.registry, as an attribute, is a table of the same name; the module has to be imported from.
-    from fsspec.registry import get_filesystem_class, known_implementations, registry
-
-    if scheme not in known_implementations and scheme not in registry:
-        raise ValueError(f"unknown URL scheme {scheme}://")
-    try:
-        get_filesystem_class(scheme)
-    except ImportError as error:
-        if scheme in _EXTRAS:
-            package, extra = _EXTRAS[scheme]
-            raise MissingExtra(f'{scheme}:// URLs need {package}: pip install "zstore[{extra}]"') from error
-        package = known_implementations[scheme]["class"].split(".")[0]
-        hint = f"the package {package}" if package != "fsspec" else "a package that is not installed"
-        raise MissingExtra(f"{scheme}:// URLs need {hint} ({error})") from error
+def _forget_in_child() -> None:
+    global _doors_lock
+    _doors_lock = threading.Lock()
+    _doors.clear()
 
 
-def printable(url: str) -> str:
-    """The URL without user, password, query and fragment: what may stand in a message."""
-    return "::".join(_without_credentials(link) for link in url.split("::"))
-
-
-def _without_credentials(link: str) -> str:
-    scheme, separator, rest = link.partition("://")
-    if not separator:
-        return link
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    host, slash, path = rest.partition("/")
-    user, at, machine = host.rpartition("@")
-    # abfs://container@account names a container there, not a user.
-    if at and (scheme not in _CONTAINERS or ":" in user):
-        host = machine
-    return f"{scheme}://{host}{slash}{path}".rstrip("/") if host or path else f"{scheme}://"
-
-
-class RemoteHandle:
-    """One object, read by ranges.
-
-    fsspec has no common way to name a generation. A replace between two reads is noticed only when a read comes back
-    with the wrong length (OSError); what is inside the bytes has its own checks, one floor up.
-    """
-
-    generation = ""
-
-    def __init__(self, fs: Any, path: str, size: int) -> None:
-        self._fs = fs
-        self._path = path
-        self.size = size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """See ``Handle.read``; one request, none for nothing."""
-        if offset < 0 or length < 0:
-            raise ValueError(f"cannot read {length} bytes from offset {offset}")
-        end = min(offset + length, self.size)
-        if end <= offset:
-            return b""
-        data = bytes(self._fs.cat_file(self._path, start=offset, end=end))
-        if len(data) != end - offset:
-            raise OSError(f"{self._path} changed while it was read: {end - offset} bytes wanted, {len(data)} came")
-        return data
-
-    def fileno(self) -> None:
-        """None: nothing to map."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class PinnedHandle:
-    """One object whose bytes are in memory."""
-
-    generation = ""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """See ``Handle.read``."""
-        if offset < 0 or length < 0:
-            raise ValueError(f"cannot read {length} bytes from offset {offset}")
-        return self._data[offset:offset + length]
-
-    def fileno(self) -> None:
-        """None: nothing to map."""
-
-    def close(self) -> None:
-        """The bytes go with the handle."""
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class RemoteStorage:
-    """See ``Storage``: the reading half, of any URL that fsspec serves. Every writing method raises Conflict.
+    """See ``Storage``. Listings and sizes are asked for anew each time, never taken from fsspec's cache. Safe after fork
+    and pickle.
 
-    Listings and sizes are asked for anew each time, never taken from fsspec's cache. Safe after fork and pickle.
+    Every call tries again through passing failures and ends within about a minute; TimeoutError then names the object.
     """
+
+    distant = True
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._address = url
         self._options = dict(options or {})
         self._process = os.getpid()
-        self._filesystem, self._root = filesystem(url, self._options)
-        self._root = self._root.rstrip("/")
+        self._connect()
         self.url = printable(url)
+        self._create_holds: bool | None = None          # None: not probed
+        self._rewrite_holds: bool | None = None
+        self._tried: dict[str, dict[conditional.Likeness, None]] = {}
+        self._leases = leases.Leases(ObjectSigns(lambda: self._backend))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -145,146 +72,225 @@ class RemoteStorage:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self._address, self._options))
 
+    def _connect(self) -> None:
+        scheme = scheme_of(self._address)
+        plain = "::" not in self._address
+        options = s3_options(self._options) if scheme in _S3 and plain else self._options
+        self._filesystem, root = filesystem(self._address, options)
+        keep_working(self._filesystem)
+        self._root = root.rstrip("/")
+        shown = printable(self._address)
+        if scheme in _S3 and plain:
+            self._service: Backend = S3Backend(self._filesystem, self._root, shown)
+        else:
+            self._service = GenericBackend(self._filesystem, self._root, shown, atomic=plain and scheme in _ATOMIC)
+
+    @property
+    def _backend(self) -> Backend:
+        self._after_fork()
+        return self._service
+
     @property
     def _fs(self) -> Any:
+        self._after_fork()
+        return self._filesystem
+
+    def _after_fork(self) -> None:
         if self._process != os.getpid():
             # The loop that serves an asynchronous file system is a thread, and threads do not survive a fork.
-            self._filesystem, _ = filesystem(self._address, self._options)
+            self._connect()
             self._process = os.getpid()
-        return self._filesystem
+
+    @property
+    def rewrites(self) -> bool:
+        """See ``Storage.rewrites``; the probe of ``writable`` may find that a service is not what its protocol says."""
+        return self._service.conditional and self._rewrite_holds is not False
+
+    @property
+    def patience_s(self) -> float:
+        """See ``Storage.patience_s``."""
+        return leases.STALE_S + 2.0
+
+    def offers(self) -> dict[str, str]:
+        """See ``Storage.offers``; asks nothing."""
+        atomic = self._service.atomic and self._create_holds is not False
+        return {"create": "atomic (a condition of the request)" if atomic else "not atomic: one writer only",
+                "rewrite": "conditional (If-Match)" if self.rewrites else "no: each object is written once",
+                "locks": f"signs of life, stale after {leases.STALE_S:g} s" if self._service.dated else "no: one writer only",
+                "mapping": "no"}
+
+    # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
         """See ``Storage.read``; one request."""
-        return bytes(self._fs.cat_file(self._path(name)))
-
-    distant = True
-    rewrites = False
-    patience_s = 62.0
-
-    def offers(self) -> dict[str, str]:
-        """See ``Storage.offers``."""
-        return {"create": "no", "rewrite": "no", "locks": "no", "mapping": "no"}
+        return self.fetch(name)[0]
 
     def fetch(self, name: str) -> tuple[bytes, str]:
-        """See ``Storage.fetch``."""
-        return self.read(name), ""
-
-    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
-        """See ``Storage.read_ranges``."""
-        return [handle.read(offset, length) for handle, offset, length in wanted]
+        """See ``Storage.fetch``; one request."""
+        checked(name)
+        got = patiently(lambda: self._backend.get(name))
+        return got.data, got.generation
 
     def open(self, name: str, end: int = 0) -> Handle:
-        """See ``Storage.open``; not pinned, see ``RemoteHandle``, save where the server tells no size."""
-        path = self._path(name)
-        entry = self._info(path)
-        if entry["type"] == "directory":
-            raise FileNotFoundError(path)
-        if entry.get("size") is None:
-            return PinnedHandle(self.read(name))
-        return RemoteHandle(self._fs, path, int(entry["size"]))
+        """See ``Storage.open``; one request on S3. Not pinned, see ``RemoteHandle``, save where the service tells no size."""
+        checked(name)
+        try:
+            if end > 0:
+                got = patiently(lambda: self._backend.get(name, -end))
+                return self._handle(name, got.size, got.generation, got.data)
+            size, generation = patiently(lambda: self._backend.head(name))
+            return self._handle(name, size, generation, b"")
+        except NoSize:
+            return PinnedHandle(*self.fetch(name))
+
+    def _handle(self, name: str, size: int, generation: str, end: bytes) -> RemoteHandle:
+        return RemoteHandle(lambda: self._backend, name, self._shown(name), size, generation, end)
+
+    def read_ranges(self, wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
+        """See ``Storage.read_ranges``; neighbours share a request, the requests run at once."""
+        return read_all(wanted)
 
     def exists(self, name: str) -> bool:
-        """See ``Storage.exists``."""
+        """See ``Storage.exists``; one request, no listing."""
+        checked(name)
         try:
-            return bool(self._info(self._path(name))["type"] != "directory")
+            patiently(lambda: self._backend.head(name))
+        except NoSize:
+            return True
         except FileNotFoundError:
             return False
+        return True
 
     def list(self, folder: str) -> Names:
         """See ``Storage.list``."""
-        return [name for name, kind in self._entries(folder) if kind != "directory"]
+        return sorted(entry.name for entry in self._entries(folder) if not entry.is_folder)
 
     def folders(self, folder: str) -> Names:
         """See ``Storage.folders``."""
-        return [name for name, kind in self._entries(folder) if kind == "directory"]
+        return sorted(entry.name for entry in self._entries(folder) if entry.is_folder)
 
     def kind(self) -> Kind:
-        """See ``Storage.kind``; over plain http, which has no folders, do not ask."""
-        try:
-            entry = self._info(self._root)
-        except FileNotFoundError:
-            return "nothing"
-        if entry["type"] != "directory":
-            return "file"
-        return "folder" if self._entries("") else "empty"
+        """See ``Storage.kind``."""
+        return patiently(lambda: self._backend.kind())
+
+    # -- writing ---------------------------------------------------------------------------------------------------
 
     def make_folders(self, folders: Iterable[str]) -> None:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.make_folders``; object stores have none, and only the names are checked."""
+        for folder in [checked_folder(folder) for folder in folders]:
+            patiently(partial(self._backend.make_folder, folder))
 
     def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.draft``; one copy of the parts, in memory."""
+        checked_tag(tag)
+        return BytesDraft(parts)
 
     def replace(self, draft: Draft, name: str) -> None:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.replace``; without a condition."""
+        data = spent(draft)
+        checked(name)
+        patiently(lambda: self._backend.put(name, data))
 
     def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.rewrite``; where it can't be conditional, only over nothing is. TimeoutError when the service did
+        not say: a later call, with the same or more rows, goes on from whatever is there of this one."""
+        data = spent(draft)
+        checked(name)
+        if over is not None and not self.rewrites:
+            return patiently(lambda: self._backend.put(name, data))
+        tried = self._tried.setdefault(name, {})
+        try:
+            return conditional.rewrite(self._backend, name, data, over, self._shown(name), tried)
+        finally:
+            if not tried:
+                self._tried.pop(name, None)
 
     def create(self, draft: Draft, name: str) -> bool:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.create``."""
+        data = spent(draft)
+        checked(name)
+        return conditional.create(self._backend, name, data, self._shown(name))
 
     def discard(self, draft: Draft) -> None:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.discard``."""
+        own(draft).data = None
 
     def sync(self, folders: Iterable[str]) -> None:
-        """Raises Conflict."""
-        self._refuse()
+        """Checks the names; what was answered is durable."""
+        for folder in folders:
+            checked_folder(folder)
 
     def delete(self, name: str) -> None:
-        """Raises Conflict."""
-        self._refuse()
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Raises Conflict."""
-        self._refuse()
-
-    def share_live(self, name: str) -> Lock:
-        """Raises Conflict."""
-        self._refuse()
-
-    def try_exclusive_live(self, name: str) -> Lock | None:
-        """Raises Conflict."""
-        self._refuse()
-
-    def is_held(self, name: str) -> bool:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.delete``."""
+        checked(name)
+        patiently(lambda: self._backend.delete(name))
 
     def writable(self, only_writer: bool = False) -> None:
-        """Raises Conflict."""
-        self._refuse()
+        """See ``Storage.writable``; once per storage, with an object that it writes and removes."""
+        if self._create_holds is None:
+            self._create_holds, self._rewrite_holds = patiently(self._probe)
+        if not self._create_holds and not only_writer:
+            raise Conflict(
+                f"{self.url} can't be written by several writers: {scheme_of(self._address)}:// has no atomic creation that "
+                "zstore knows of; pass only_writer=True if nobody else writes it, or write locally and copy the folder")
 
-    def _refuse(self) -> NoReturn:
-        scheme = self._address.split("://")[0]
-        raise Conflict(
-            f"writing to {scheme}:// needs conditional writes, which this release offers for local disks and "
-            "memory://; write locally and copy the folder")
+    def _probe(self) -> tuple[bool, bool]:
+        name = f"{TMP}/probe-{uuid.uuid4().hex}"
+        try:
+            creates, rewrites = conditional.probe(self._backend, name)
+        except OSError as error:
+            if isinstance(error, (Doubtful, FileNotFoundError, PermissionError)):
+                raise
+            raise PermissionError(f"cannot write {self.url}: {error}") from None
+        finally:
+            with suppress(OSError):
+                self._backend.delete(name)
+        return creates and self._backend.atomic, rewrites
+
+    # -- locks -----------------------------------------------------------------------------------------------------
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """One lock among the threads of this process; other processes are kept off by the conditions of ``rewrite``."""
+        return self._exclusive()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with _doors_lock:
+            door = _doors.setdefault(self.url, threading.Lock())
+        with door:
+            yield
+
+    def share_live(self, name: str) -> Lock:
+        """See ``Storage.share_live``; a sign of life, renewed until it is released. It waits for nobody."""
+        checked(name)
+        return self._leases.share(name) if self._service.dated else leases.NoLease()
+
+    def try_exclusive_live(self, name: str) -> Lock | None:
+        """See ``Storage.try_exclusive_live``."""
+        checked(name)
+        return self._leases.try_exclusive(name) if self._service.dated else leases.NoLease()
+
+    def is_held(self, name: str) -> bool:
+        """See ``Storage.is_held``: a sign of life is fresh."""
+        checked(name)
+        return self._service.dated and self._leases.is_held(name)
+
+    # -- below -----------------------------------------------------------------------------------------------------
+
+    def _shown(self, name: str) -> str:
+        return f"{self.url}/{name}"
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{checked(name)}"
 
-    def _info(self, path: str) -> dict[str, Any]:
-        self._fs.invalidate_cache(path)
-        entry: dict[str, Any] = self._fs.info(path)
-        return entry
-
     def _entries(self, folder: str) -> Entries:
-        path = self._path(folder) if checked_folder(folder) else self._root
-        self._fs.invalidate_cache(path)
-        try:
-            found = self._fs.ls(path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        # A listing may contain the folder itself: object stores keep a placeholder of that name.
-        return sorted((_last(entry["name"]), entry["type"]) for entry in found
-                      if entry["name"].strip("/") != path.strip("/"))
+        checked_folder(folder)
+        return [entry for entry in patiently(lambda: self._backend.list(folder)) if _is_name(entry.name)]
 
 
-def _last(path: str) -> str:
-    return path.rstrip("/").rsplit("/", 1)[-1]
+def _is_name(name: str) -> bool:
+    """A name that a store can have: a key with an empty or a dotted component is nobody's."""
+    try:
+        return checked(name) == name and "/" not in name
+    except ValueError:
+        return False
