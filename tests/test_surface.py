@@ -20,7 +20,8 @@ import zstore
 from zstore import errors
 
 ROOT = Path(__file__).parents[1]
-NAMES = {"Commit", "Reader", "View", "Writer", "ZStoreError", "history", "rollback", "verify", "__version__"}
+NAMES = {"Commit", "Reader", "View", "Writer", "ZStoreError", "compact", "delete", "gc", "history", "rollback", "verify",
+         "__version__"}
 REQUIRED = inspect.Parameter.empty
 
 
@@ -118,6 +119,11 @@ def test_functions() -> None:
         return positional, keywords
     assert without_options(zstore.history) == ({"url": REQUIRED}, {})
     assert without_options(zstore.rollback) == ({"url": REQUIRED, "to": REQUIRED}, {})
+    assert without_options(zstore.delete) == ({"url": REQUIRED, "ids": REQUIRED}, {"epoch": None})
+    assert without_options(zstore.gc) == ({"url": REQUIRED}, {"dry_run": False})
+    positional, keywords = shape_of(zstore.compact)
+    assert positional == {"src": REQUIRED, "dst": REQUIRED}
+    assert {"codec": None, "dtype": None, "order": None}.items() <= keywords.items()
     positional, keywords = without_options(zstore.verify)
     assert positional == {"url": REQUIRED}
     assert {"repair": False, "quick": False}.items() <= keywords.items()
@@ -221,7 +227,7 @@ def test_every_public_class_and_method_has_a_docstring() -> None:
     silent = [name for kind in (zstore.Writer, zstore.View, zstore.Reader, zstore.Commit)
               for name in [kind.__name__, *(f"{kind.__name__}.{m}" for m in public(kind))]
               if not _doc_of(kind, name)]
-    silent += [name for name in ("history", "rollback", "verify") if not getattr(zstore, name).__doc__]
+    silent += [name for name in NAMES - {"__version__"} if not getattr(zstore, name).__doc__]
     silent += [name for name in ERRORS if not vars(getattr(errors, name)).get("__doc__")]
     assert not silent
 

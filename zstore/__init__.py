@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zstore.commits.history import Commit
     from zstore.errors import ZStoreError
+    from zstore.maintenance.compact import compact
+    from zstore.maintenance.delete import delete
+    from zstore.maintenance.gc import gc
     from zstore.maintenance.history import history
     from zstore.maintenance.rollback import rollback
     from zstore.maintenance.verify import verify
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from zstore.writer import Writer
 
 __version__ = "0.1.0"
-__all__ = ["Commit", "Reader", "View", "Writer", "ZStoreError", "__version__", "history", "rollback", "verify"]
+__all__ = ["Commit", "Reader", "View", "Writer", "ZStoreError", "__version__", "compact", "delete", "gc", "history",
+           "rollback", "verify"]
 
 # Loaded when asked for: `import zstore` is light, and the command line answers before numpy is there.
 _HOMES = {"Commit": "zstore.commits.history", "Reader": "zstore.reader", "View": "zstore.view", "Writer": "zstore.writer",
-          "ZStoreError": "zstore.errors", "history": "zstore.maintenance.history",
+          "ZStoreError": "zstore.errors", "compact": "zstore.maintenance.compact", "delete": "zstore.maintenance.delete",
+          "gc": "zstore.maintenance.gc", "history": "zstore.maintenance.history",
           "rollback": "zstore.maintenance.rollback", "verify": "zstore.maintenance.verify"}
 
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "log": "the history of a store, newest first",
     "verify": "check a store's objects against what the format promises",
     "rollback": "make an older version, a tag or a checkpoint's mark the head",
+    "delete": "hide the rows of sample ids, at once and for good",
+    "gc": "remove what crashed and fenced writers left and no version names",
+    "compact": "make a new store of the rows that count, in another codec, type or order",
     "demo": "train, kill, resume and read back: what zstore is for, in under a minute",
 }
 

@@ -8,12 +8,16 @@ from zstore.errors import Conflict, InDoubt, StaleWriter
 from zstore.format.checksum import open_json, seal_json
 from zstore.format.layout import claim_name, path_claim_name
 from zstore.format.record import FORMAT_MAJOR, FORMAT_MINOR, Record, SessionInfo
+from zstore.format.schema import MAX_SHARDS
 from zstore.storage.base import Storage
 
 
 def claim_shard(storage: Storage, session: SessionInfo, start: int) -> int:
     """The first free shard from ``start`` upward, now this session's. Atomic against every other writer."""
     shard = _first_free(storage, start)
+    if shard >= MAX_SHARDS:
+        raise Conflict(f"{storage.url} has {MAX_SHARDS:,} shards, the most that a store may have: compact it, or begin "
+                       "another with more rows_per_shard")
     while not _claim(storage, claim_name(shard), session, shard=shard):
         shard += 1
     return shard
@@ -45,7 +49,7 @@ def _first_free(storage: Storage, start: int) -> int:
     if not is_claimed(storage, start):
         return start
     low, step = start, 1
-    while is_claimed(storage, low + step):
+    while is_claimed(storage, low + step) and low < MAX_SHARDS:
         low, step = low + step, step * 2
     high = low + step
     while high - low > 1:

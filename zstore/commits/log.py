@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from typing import Any
 
 from zstore.errors import BehindCheckpoint, Corrupt, FormatError, NotFound, StoreNotFound
-from zstore.format.checksum import open_json
+from zstore.format.checksum import open_json, parse_json
+from zstore.format.extents import MAX_ADDRESS
 from zstore.format.layout import COMMITS, ROOT, TAGS, commit_name, tag_name
 from zstore.format.record import Record, check_format, parse_record
-from zstore.format.schema import Schema
+from zstore.format.schema import MAX_SHARDS, Schema
 from zstore.storage.base import Storage
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}\Z")
@@ -38,6 +38,8 @@ class Log:
         step = 1
         while self._exists(low + step):
             low, step = low + step, step * 2
+            if low > MAX_ADDRESS:
+                raise Corrupt(commit_name(low), "this place says yes to every name; it is no store")
         high = low + step                      # not there
         while high - low > 1:
             middle = (low + high) // 2
@@ -68,15 +70,24 @@ class Log:
             return None
 
     def schema_of(self, record: Record) -> Schema:
-        """The schema in force at this record."""
-        if record.definition is not None:
-            return record.definition
-        if record.schema not in self._schemas:
+        """The schema in force at this record, whose numbers are held against it."""
+        schema = record.definition or self._schemas.get(record.schema)
+        if schema is None:
+            schema = self._find_schema(record)
+            self._schemas[record.schema] = schema
+        if max(record.extents.end, record.next * schema.rows_per_shard) > MAX_SHARDS * schema.rows_per_shard:
+            raise FormatError(f"{commit_name(record.version)}: the record names more shards than a store has")
+        return schema
+
+    def _find_schema(self, record: Record) -> Schema:
+        try:
             definition = self.read(record.schema).definition
-            if definition is None:
-                raise FormatError(f"{commit_name(record.schema)}: the record that should hold the schema has none")
-            self._schemas[record.schema] = definition
-        return self._schemas[record.schema]
+        except NotFound:
+            definition = None
+        if definition is None or definition.store_id != record.store_id:
+            raise FormatError(f"{commit_name(record.schema)}: version {record.version} names this record as the one that "
+                              "holds its schema, and it has none")
+        return definition
 
     def history(self) -> list[Record]:
         """All records, oldest first."""
@@ -149,10 +160,11 @@ class Log:
         # zarr.json is only a hint: it may lag, be damaged, or come from another store's backup. It counts only if the
         # record that it names is there under the very commit id.
         try:
-            ours = json.loads(self.storage.read(ROOT))["attributes"]["zstore"]
-            record = self.find(int(ours["version"]))
+            ours = parse_json(self.storage.read(ROOT), ROOT)["attributes"]["zstore"]
+            version = ours["version"]
+            record = self.find(version) if type(version) is int and 0 <= version < 2**63 else None
             return record if record is not None and record.commit_id == ours["commit_id"] else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _why_not(self) -> str:

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zstore.commits.claims import check_fence, is_claimed
+from zstore.commits.deletes import surviving, write_deletes
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
 from zstore.commits.publish import create_record, opening_of
+from zstore.commits.whole import check_openable
 from zstore.errors import Conflict, Corrupt
+from zstore.format.deletes import Keys, deletes_id
 from zstore.format.extents import Extents
-from zstore.format.layout import COMMITS, FOLDERS, live_name
+from zstore.format.layout import COMMITS, FOLDERS, deletes_name, live_name
 from zstore.format.record import Record, SessionInfo
 from zstore.format.schema import Schema
 from zstore.notices import logger
@@ -29,7 +32,7 @@ SILENT_S = 5.0      # whoever waits longer is told why
 @dataclass(frozen=True)
 class Request:
     """How a writer wants in. ``token``: one per launch; equal tokens share a session. ``keep_tail``: it will write no
-    rows, so head's tail is left to the next."""
+    rows, so head's tail is left to the next. ``deletes``: keys whose rows this opening takes away, for good."""
 
     token: str
     member: int = 0
@@ -37,6 +40,7 @@ class Request:
     takeover: bool = False
     attrs: dict[str, Any] | None = None
     keep_tail: bool = False
+    deletes: Keys | None = None
 
 
 @dataclass
@@ -53,11 +57,13 @@ class Session:
 def open_session(log: Log, request: Request) -> Session:
     """Join head's session if the token is its, else open a new one. The store exists.
 
-    Every attempt starts over from its head: liveness, tail, target. Raises Conflict when head's session lives."""
+    Every attempt starts over from its head: liveness, tail, target, the rows of deleted keys. Raises Conflict when
+    head's session lives."""
     patience = log.storage.patience_s
     deadline, said = time.monotonic() + patience, False
     while True:
         head = log.head()
+        check_openable(log, head)
         if head.session.token == request.token:
             session = _join(log, head, request)
         else:
@@ -70,15 +76,16 @@ def open_session(log: Log, request: Request) -> Session:
         time.sleep((0.01 + random.random() * 0.025) * patience)
 
 
-def create_store(log: Log, schema: Schema, request: Request) -> Session | None:
-    """Record 0: schema and opening commit in one, durable on return. None when another writer's record 0 is there."""
+def create_store(log: Log, schema: Schema, request: Request, extra: dict[str, Any] | None = None) -> Session | None:
+    """Record 0: schema and opening commit in one, durable on return. None when another writer's record 0 is there.
+    ``extra``: further members of it."""
     storage = log.storage
     # The fields' folders come after record 0: without it, a folder with anything but `_zstore` is not ours to take.
     storage.make_folders(FOLDERS)
     lock = storage.share_live(live_name(0))
     info = _describe(request, opened=0, at=None)
     record = Record(schema.store_id, 0, info.commit_id, None, info, info.since, 0, Extents(), 0, 0, None, (),
-                    definition=schema)
+                    definition=schema, extra=extra or {})
     try:
         if create_record(storage, record):
             return Session(info, record, lock)
@@ -99,14 +106,15 @@ def reopen_session(log: Log, session: Session, target: Record) -> Session:
         lock = log.storage.share_live(live_name(version))
         info = replace(session.info, opened=version, commit_id=secrets.token_hex(16), since=time.time(), at=target.mark)
         try:
-            record = opening_of(head, target, info, tail=head.tail, commit_id=info.commit_id)
+            left = surviving(log, head, target)
+            record = opening_of(head, left, info, tail=head.tail, commit_id=info.commit_id)
+            same = log.schema_of(target).fields == log.schema_of(head).fields
             created = create_record(log.storage, record)
         except BaseException:
             lock.release()
             raise
-        if created:
+        if created:             # nothing may fail from here on: the old session is fenced
             session.lock.release()
-            same = log.schema_of(target).fields == log.schema_of(head).fields
             return Session(info, record, lock, session.taken if same else None)
         lock.release()
 
@@ -119,13 +127,12 @@ def is_alive(log: Log, record: Record) -> bool:
 def _join(log: Log, head: Record, request: Request) -> Session | None:
     opened = head.session.opened
     lock = log.storage.share_live(live_name(opened))
-    # Locked, then read again: an opener that tried the lock before us may have published since.
-    head = log.head()
-    if head.session.opened != opened:
-        lock.release()
-        return None
-    opening = log.read(opened)
     try:
+        # Locked, then read again: an opener that tried the lock before us may have published since.
+        if log.head().session.opened != opened:
+            lock.release()
+            return None
+        opening = log.read(opened)
         _check_joiner(log, opening, request)
     except BaseException:
         lock.release()
@@ -148,18 +155,19 @@ def _try_open(log: Log, head: Record, request: Request, *, give_up: bool) -> Ses
         try:
             guard = storage.try_exclusive_live(live_name(head.session.opened))
         except Renewed:
-            raise Conflict(_lives(log, head)) from None
+            raise Conflict(_lives(log, head, request)) from None
         if guard is None:
             if give_up:
-                raise Conflict(_lives(log, head))
+                raise Conflict(_lives(log, head, request))
             return None
     version = head.version + 1
-    mine = storage.share_live(live_name(version))
     try:
-        session = _publish_opening(log, head, request, mine)
-    except BaseException:
-        mine.release()
-        raise
+        mine = storage.share_live(live_name(version))
+        try:
+            session = _publish_opening(log, head, request, mine)
+        except BaseException:
+            mine.release()
+            raise
     finally:
         if guard is not None:
             guard.release()
@@ -169,13 +177,19 @@ def _try_open(log: Log, head: Record, request: Request, *, give_up: bool) -> Ses
 
 
 def _publish_opening(log: Log, head: Record, request: Request, lock: Lock) -> Session | None:
-    target = head if request.at is None else log.resolve(request.at)
+    target = head if request.at is None else surviving(log, head, log.resolve(request.at))
     definition = _with_attrs(log.schema_of(target), request.attrs)
     info = _describe(request, opened=head.version + 1, at=None if request.at is None else target.mark)
     taken = None if request.keep_tail else takeable_tail(log, head, definition or log.schema_of(target))
     record = opening_of(head, target, info, tail=None if taken else head.tail, commit_id=info.commit_id,
                         definition=definition)
-    return Session(info, record, lock, taken) if create_record(log.storage, record) else None
+    if request.deletes is not None:
+        record = write_deletes(log, head, record, request.deletes)
+    if create_record(log.storage, record):
+        return Session(info, record, lock, taken)
+    if request.deletes is not None:     # no record can ever name it
+        log.storage.delete(deletes_name(deletes_id(record.version, record.commit_id)))
+    return None
 
 
 def takeable_tail(log: Log, head: Record, schema: Schema) -> tuple[int, int] | None:
@@ -217,9 +231,10 @@ def _describe(request: Request, *, opened: int, at: dict[str, Any] | None) -> Se
                        time.time(), at)
 
 
-def _lives(log: Log, head: Record) -> str:
-    return (f"{_who(log, head)}; wait until it closes, or pass takeover=True to fence it ({COMMITS} keeps what it "
-            "committed)")
+def _lives(log: Log, head: Record, request: Request) -> str:
+    way = ("or end it, and call again" if request.keep_tail else
+           f"or pass takeover=True to fence it ({COMMITS} keeps what it committed)")
+    return f"{_who(log, head)}; wait until it closes, {way}"
 
 
 def _who(log: Log, head: Record) -> str:

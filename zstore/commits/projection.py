@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -10,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from zstore.commits.log import Log
-from zstore.errors import Conflict
+from zstore.errors import Conflict, Corrupt
+from zstore.format.checksum import parse_json
 from zstore.format.layout import ROOT, array_document, array_name, root_document, to_bytes
 from zstore.format.record import Record
 from zstore.storage.base import Storage
@@ -46,8 +46,10 @@ def _write(log: Log, head: Record, tag: str) -> None:
     root = wanted.pop(ROOT)
     for name, document in wanted.items():
         _put(storage, name, document, tag, partial(_is_as_long, document))
+    # Synced before the root: a power loss must not leave a root whose extents reach past the arrays.
+    storage.sync(f.path for f in log.schema_of(head).fields.values())
     _put(storage, ROOT, root, tag, partial(_is_at, log, head))
-    storage.sync(["", *(f.path for f in log.schema_of(head).fields.values())])
+    storage.sync([""])
 
 
 def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands: Callable[[Any], bool]) -> None:
@@ -56,9 +58,9 @@ def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands
     for _ in range(_TRIES):
         old, generation = _fetch(storage, name)
         try:
-            if old == data or (storage.distant and old is not None and stands(json.loads(old))):
+            if old == data or (storage.distant and old is not None and stands(parse_json(old, name))):
                 return
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        except (ValueError, KeyError, TypeError, IndexError, Corrupt):
             pass                    # damaged, or not ours: replaced
         try:
             storage.rewrite(storage.draft([data], tag), name, generation)
@@ -77,8 +79,8 @@ def _fetch(storage: Storage, name: str) -> tuple[bytes | None, str | None]:
 
 def _root_is(log: Log, head: Record) -> bool:
     try:
-        return _is_at(log, head, json.loads(log.storage.read(ROOT)))
-    except (OSError, ValueError, RecursionError):
+        return _is_at(log, head, parse_json(log.storage.read(ROOT), ROOT))
+    except (OSError, ValueError):
         return False
 
 

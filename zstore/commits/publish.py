@@ -93,6 +93,8 @@ def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], 
             if not landed:
                 landed = _is_mine(storage, record)
                 if not landed:
+                    if isinstance(error, FileNotFoundError) and storage.exists(name):
+                        return False        # gc took the draft of an opener that slept while others wrote
                     raise
             if time.monotonic() > deadline:
                 raise InDoubt(f"{storage.url}: version {record.version} was written, but the disk did not confirm its "

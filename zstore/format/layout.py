@@ -41,6 +41,10 @@ def run_name(run: str) -> str:
     return f"{INDEX}/{run}"
 
 
+def deletes_name(text: str) -> str:
+    return f"{DELETES}/{text}"
+
+
 def shard_name(f: Field, shard: int) -> str:
     """The shard's key in Zarr's default encoding with the separator "."; one folder per field."""
     return f"{f.path}/c.{shard}" + ".0" * len(f.shape)

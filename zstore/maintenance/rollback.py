@@ -9,26 +9,28 @@ from typing import Any
 
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
-from zstore.commits.opening import Request, open_session
-from zstore.commits.projection import project
+from zstore.commits.opening import Request
+from zstore.maintenance.opening import open_once
 from zstore.notices import warn
 from zstore.storage import open_storage
 
 
 def rollback(url: str | os.PathLike[str], to: Any, *, storage_options: Mapping[str, Any] | None = None) -> Commit:
-    """Make the rows of ``to`` (a version, tag, mark or Commit) head's again, as a new version, and give its Commit.
+    """Make the rows of ``to`` (a version, tag, mark or Commit) head's again, as a new version, and give its Commit. Rows
+    that were deleted since stay away.
 
     Atomic and durable. No byte is removed: what is cut stays readable at its versions. Raises Conflict while a writer
-    lives, NotFound, BehindCheckpoint, StoreNotFound."""
+    lives, NotFound, BehindCheckpoint, StoreNotFound, Corrupt where it can't be known what was deleted since."""
     log = Log(open_storage(url, storage_options))
-    head = log.head()
-    session = open_session(log, Request(secrets.token_hex(16), at=log.resolve(to).mark, keep_tail=True))
-    try:
-        project(log, f"{session.info.opened:020d}")
-    finally:
-        session.lock.release()
-    cut = len(head.extents - session.opening.extents)
+    log.head()
+    target = log.resolve(to)
+    opening = open_once(log, Request(secrets.token_hex(16), at=target.mark, keep_tail=True))
+    before = log.read(opening.version - 1)
+    cut = len(before.extents - opening.extents)
+    away = len(target.extents - opening.extents)
+    if away:
+        warn(f"{log.storage.url}: {away:,} rows of version {target.version} were deleted since, and stay away")
     if cut:
-        warn(f"{log.storage.url}: rolled back from version {head.version}: {cut:,} rows are cut (they stay readable at their "
+        warn(f"{log.storage.url}: rolled back from version {before.version}: {cut:,} rows are cut (they stay readable at their "
              "versions)")
-    return Commit.of(session.opening)
+    return Commit.of(opening)

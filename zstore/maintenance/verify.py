@@ -8,14 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zstore.commits.log import Log
+from zstore.commits.whole import check_whole
 from zstore.errors import ZStoreError
 from zstore.format.extents import Extents
-from zstore.format.layout import ROOT, TAGS, claim_name, commit_name, path_claim_name, run_name, shard_name
+from zstore.format.layout import (
+    ROOT,
+    TAGS,
+    claim_name,
+    commit_name,
+    deletes_name,
+    path_claim_name,
+    run_name,
+    shard_name,
+)
 from zstore.format.schema import Schema
 from zstore.maintenance.checks_columns import KeyColumns, ShardCheck
+from zstore.maintenance.checks_deletes import DeletesCheck
 from zstore.maintenance.checks_documents import Documents, claim_problem, mend_claim, mend_documents, tag_problem
 from zstore.maintenance.checks_index import RunCheck, mend_run
-from zstore.maintenance.checks_log import Story, last_number, shards_of, walk
+from zstore.maintenance.checks_log import MAX_GAP, last_number, numbers, walk
+from zstore.maintenance.story import Story, shards_of
 from zstore.notices import logger
 from zstore.storage import open_storage
 
@@ -65,6 +77,8 @@ class _Verification:
         self._said: list[tuple[str, str, Extents, str | None]] = []
         self._progress, self._done, self._total = progress, 0, last + 1
         self.story: Story = walk(log, last, self._say, self._tick)
+        if self.story.head is not None and self.story.head.version == last:
+            check_whole(log, self.story.head)
 
     def run(self) -> list[Finding]:
         schema = self.story.schemas.get(self.story.head.schema) if self.story.head is not None else None
@@ -73,9 +87,11 @@ class _Verification:
             return self._finish(None, Extents())
         columns = KeyColumns(self.log.storage, schema)
         base = self._check_end()
+        self._check_strays()
         self._check_claims(schema)
         self._check_shards(schema)
         self._check_runs(schema, columns)
+        self._check_deletes()
         self._check_tags()
         self._check_documents()
         return self._finish(columns, base)
@@ -84,18 +100,28 @@ class _Verification:
         """Head's extents: of the root document where it names a version that the log lost."""
         head = self.story.head
         assert head is not None
-        ahead = Documents(self.log, self.story).ahead()
+        documents = Documents(self.log, self.story)
+        ahead, other = documents.ahead(), documents.other_head()
+        if other is not None:
+            self._say(commit_name(self.story.last), f"{ROOT} shows it as commit {other}: one of the two comes from a copy of "
+                      "the store that went another way", Extents())
         if ahead is None:
             return head.extents
-        version, base = ahead[0], Extents(ahead[1])
+        version, base = ahead
         touched = base - head.extents
         if version > self.story.last:
-            for number in range(self.story.last + 1, version + 1):
+            for number in range(self.story.last + 1, min(version, self.story.last + MAX_GAP) + 1):
                 self._say(commit_name(number), f"the commit record is missing: {ROOT} shows version {version}", touched)
         else:
             self._said = [(name, problem, touched if name == commit_name(version) else at, mends)
                           for name, problem, at, mends in self._said]
         return base
+
+    def _check_strays(self) -> None:
+        for number in numbers(self.log.storage):
+            if number > self.story.last + MAX_GAP:
+                self._say(commit_name(number), f"no record stands in the {number - self.story.last - 1} places below it",
+                          Extents())
 
     def _check_claims(self, schema: Schema) -> None:
         claims = {claim_name(shard): (opened, Extents([(shard * schema.rows_per_shard, schema.rows_per_shard)]))
@@ -131,6 +157,20 @@ class _Verification:
                 # Made again from these columns or not at all, so the mending itself decides whether it can.
                 self._say(run_name(run), problem, touched, "make it again from the ids and epochs of its rows",
                           lambda r=run, v=version: mend_run(check, r, v, self._tag))  # type: ignore[misc]
+
+    def _check_deletes(self) -> None:
+        check = DeletesCheck(self.log, self.story)
+        lessened = {} if self.quick else self.story.lessened
+        self._total += len(self.story.deletes) + len(lessened)
+        for text in self.story.deletes.values():
+            self._tick(deletes_name(text))
+            problem = check.problem(text)
+            if problem is not None:
+                self._say(deletes_name(text), problem, Extents())
+        for version, source in lessened.items():
+            self._tick(commit_name(version))
+            for problem, touched in check.rows_problems(version, source):
+                self._say(commit_name(version), problem, touched)
 
     def _check_tags(self) -> None:
         for name in self.log.storage.list(TAGS):
@@ -187,7 +227,7 @@ class _Verification:
         for name, problem, touched, mends in self._said:
             live = touched & base
             runs = [[int(base.rows(live.starts[i:i + 1])[0]), int(live.counts[i])] for i in range(len(live.starts))]
-            keys = columns.keys(live.addresses()[:FIRST_ROWS], SHOWN_KEYS) if columns is not None else []
+            keys = columns.keys(live.slice(0, FIRST_ROWS).addresses(), SHOWN_KEYS) if columns is not None else []
             if len(touched) and not len(live):
                 problem += "; only rows of other versions are touched"
             out.append(Finding(name, problem, _joined(runs), keys, mends))

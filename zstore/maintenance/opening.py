@@ -1,0 +1,29 @@
+"""One opening commit, and nothing more: how `rollback` and `delete` change what a version names."""
+
+from __future__ import annotations
+
+from zstore.commits.log import Log
+from zstore.commits.opening import Request, open_session
+from zstore.commits.projection import project
+from zstore.commits.whole import check_whole
+from zstore.errors import ZStoreError
+from zstore.format.record import Record
+from zstore.notices import warn
+
+
+def open_once(log: Log, request: Request) -> Record:
+    """Publish an opening commit, bring Zarr's documents to it, let go of the session, and give the record.
+
+    Raises StoreNotFound, Conflict while a writer lives, PermissionError where the store can't be written."""
+    check_whole(log, log.head())
+    log.storage.writable()
+    session = open_session(log, request)
+    try:
+        project(log, f"{session.info.opened:020d}")
+    except (OSError, ZStoreError) as error:
+        # The commit is there: an error now would say that it is not.
+        warn(f"{log.storage.url}: version {session.opening.version} is committed, but Zarr's documents could not be brought "
+             f"to it ({error}); the next commit, or `zstore verify --repair`, tries again")
+    finally:
+        session.lock.release()
+    return session.opening
