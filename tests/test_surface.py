@@ -118,8 +118,8 @@ def test_functions() -> None:
         assert keywords.pop("storage_options") is None
         return positional, keywords
     assert without_options(zstore.history) == ({"url": REQUIRED}, {})
-    assert without_options(zstore.rollback) == ({"url": REQUIRED, "to": REQUIRED}, {})
-    assert without_options(zstore.delete) == ({"url": REQUIRED, "ids": REQUIRED}, {"epoch": None})
+    assert without_options(zstore.rollback) == ({"url": REQUIRED, "to": REQUIRED}, {"only_writer": False})
+    assert without_options(zstore.delete) == ({"url": REQUIRED, "ids": REQUIRED}, {"epoch": None, "only_writer": False})
     assert without_options(zstore.gc) == ({"url": REQUIRED}, {"dry_run": False})
     positional, keywords = shape_of(zstore.compact)
     assert positional == {"src": REQUIRED, "dst": REQUIRED}

@@ -28,7 +28,7 @@ MAX_EPOCH = 2**31 - 1
 MANY_EXTENTS = 10_000       # above it every commit pays for the holes
 
 
-def delete(url: str | os.PathLike[str], ids: Any, *, epoch: Any = None,
+def delete(url: str | os.PathLike[str], ids: Any, *, epoch: Any = None, only_writer: bool = False,
            storage_options: Mapping[str, Any] | None = None) -> Commit:
     """Hide every row of these ids, at once and for good, as a new version, and give its Commit.
 
@@ -37,9 +37,10 @@ def delete(url: str | os.PathLike[str], ids: Any, *, epoch: Any = None,
 
     Atomic and durable. A rollback to an older version leaves these rows out too, also of keys that head does not hold; ids
     that the store never had are recorded and hide nothing. No ids: nothing is published, and head's Commit given. Bytes
-    stay, and so do the rows of older versions, until ``compact`` writes a new store. Raises TypeError and ValueError for
-    what is no id of this store, Conflict while a writer lives, StoreNotFound, Corrupt."""
-    commit, hidden, runs = hide(url, ids, epoch, storage_options)
+    stay, and so do the rows of older versions, until ``compact`` writes a new store. ``only_writer``: nobody else writes, for
+    storages that can't make sure of it. Raises TypeError and ValueError for what is no id of this store, Conflict while a
+    writer lives, StoreNotFound, Corrupt."""
+    commit, hidden, runs = hide(url, ids, epoch, storage_options, only_writer)
     if hidden:
         many = (f"; head has {runs:,} runs of rows by now, which every commit writes out: `compact` makes them one"
                 if runs > MANY_EXTENTS else "")
@@ -48,8 +49,8 @@ def delete(url: str | os.PathLike[str], ids: Any, *, epoch: Any = None,
     return commit
 
 
-def hide(url: str | os.PathLike[str], ids: Any, epoch: Any,
-         storage_options: Mapping[str, Any] | None) -> tuple[Commit, int, int]:
+def hide(url: str | os.PathLike[str], ids: Any, epoch: Any, storage_options: Mapping[str, Any] | None,
+         only_writer: bool = False) -> tuple[Commit, int, int]:
     """``delete`` without its notice: the Commit, how many rows of the version before are hidden, how many extents are left."""
     log = Log(open_storage(url, storage_options))
     head = log.head()
@@ -57,7 +58,7 @@ def hide(url: str | os.PathLike[str], ids: Any, epoch: Any,
     keys = keys_of(log.schema_of(head), ids, epoch)
     if not len(keys):
         return Commit.of(head), 0, len(head.extents.starts)
-    opening: Record = open_once(log, Request(secrets.token_hex(16), keep_tail=True, deletes=keys))
+    opening: Record = open_once(log, Request(secrets.token_hex(16), keep_tail=True, deletes=keys), only_writer)
     before = log.read(opening.version - 1)
     return Commit.of(opening), before.rows - opening.rows, len(opening.extents.starts)
 

@@ -11,12 +11,13 @@ from zstore.format.record import Record
 from zstore.notices import warn
 
 
-def open_once(log: Log, request: Request) -> Record:
+def open_once(log: Log, request: Request, only_writer: bool = False) -> Record:
     """Publish an opening commit, bring Zarr's documents to it, let go of the session, and give the record.
 
-    Raises StoreNotFound, Conflict while a writer lives, PermissionError where the store can't be written."""
+    ``only_writer``: nobody else writes, for storages that can't make sure of it. Raises StoreNotFound, Conflict while a
+    writer lives, PermissionError where the store can't be written."""
     check_whole(log, log.head())
-    log.storage.writable()
+    log.storage.writable(only_writer)
     session = open_session(log, request)
     try:
         project(log, f"{session.info.opened:020d}")

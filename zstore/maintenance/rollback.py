@@ -15,16 +15,18 @@ from zstore.notices import warn
 from zstore.storage import open_storage
 
 
-def rollback(url: str | os.PathLike[str], to: Any, *, storage_options: Mapping[str, Any] | None = None) -> Commit:
+def rollback(url: str | os.PathLike[str], to: Any, *, only_writer: bool = False,
+             storage_options: Mapping[str, Any] | None = None) -> Commit:
     """Make the rows of ``to`` (a version, tag, mark or Commit) head's again, as a new version, and give its Commit. Rows
     that were deleted since stay away.
 
-    Atomic and durable. No byte is removed: what is cut stays readable at its versions. Raises Conflict while a writer
+    Atomic and durable. No byte is removed: what is cut stays readable at its versions. ``only_writer``: nobody else writes,
+    for storages that can't make sure of it. Raises Conflict while a writer
     lives, NotFound, BehindCheckpoint, StoreNotFound, Corrupt where it can't be known what was deleted since."""
     log = Log(open_storage(url, storage_options))
     log.head()
     target = log.resolve(to)
-    opening = open_once(log, Request(secrets.token_hex(16), at=target.mark, keep_tail=True))
+    opening = open_once(log, Request(secrets.token_hex(16), at=target.mark, keep_tail=True), only_writer)
     before = log.read(opening.version - 1)
     cut = len(before.extents - opening.extents)
     away = len(target.extents - opening.extents)

@@ -94,7 +94,7 @@ def rewrite(backend: Backend, name: str, data: bytes, over: str | None, shown: s
 
 
 def probe(backend: Backend, name: str) -> tuple[bool, bool]:
-    """Whether creation and rewriting are conditional here, found out with an object that is removed again."""
+    """Whether creation and rewriting are conditional here, found out with an object that the caller removes."""
     create_holds = rewrite_holds = False
     try:
         backend.put(name, b"probe", absent=True)

@@ -27,6 +27,7 @@ from zstore.storage.handles import PinnedHandle, RemoteHandle, read_all
 from zstore.storage.object_signs import ObjectSigns
 from zstore.storage.patience import patiently
 from zstore.storage.s3 import S3Backend, s3_options
+from zstore.storage.secrets import Ticket, redeem, ticket
 
 __all__ = ["PinnedHandle", "RemoteStorage", "filesystem", "printable"]
 
@@ -70,7 +71,7 @@ class RemoteStorage:
         return f"{type(self).__name__}({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self._address, self._options))
+        return (_restored, (type(self), ticket(self._address, self._options)))
 
     def _connect(self) -> None:
         scheme = scheme_of(self._address)
@@ -228,7 +229,9 @@ class RemoteStorage:
     def writable(self, only_writer: bool = False) -> None:
         """See ``Storage.writable``; once per storage, with an object that it writes and removes."""
         if self._create_holds is None:
-            self._create_holds, self._rewrite_holds = patiently(self._probe)
+            held = patiently(self._probe)
+            # What was not refused is asked once more: somebody may have collected the object between two requests.
+            self._create_holds, self._rewrite_holds = held if held[0] else patiently(self._probe)
         if not self._create_holds and not only_writer:
             raise Conflict(
                 f"{self.url} can't be written by several writers: {scheme_of(self._address)}:// has no atomic creation that "
@@ -294,3 +297,7 @@ def _is_name(name: str) -> bool:
         return checked(name) == name and "/" not in name
     except ValueError:
         return False
+
+
+def _restored(kind: type[RemoteStorage], held: Ticket) -> RemoteStorage:
+    return kind(*redeem(held))
