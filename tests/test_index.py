@@ -25,12 +25,14 @@ STORE = "0123456789abcdef" * 2
 class Folder:
     """As much of a storage as an index needs."""
 
+    distant = False
+
     url = "test"
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def open(self, name: str) -> Any:
+    def open(self, name: str, end: int = 0) -> Any:
         if name not in self.objects:
             raise FileNotFoundError(name)
         return Bytes(self.objects[name])

@@ -12,7 +12,7 @@ from zstore.format import layout
 from zstore.format.keys import pack_strings
 from zstore.format.schema import Field, Schema, make_field
 from zstore.shards.build import FieldBody
-from zstore.shards.read import open_shard
+from zstore.shards.read import Stored, open_shard
 
 STORE = "0123456789abcdef" * 2
 ROWS = 64
@@ -36,11 +36,12 @@ class Folder:
     """Each open gives the next of the generations, then the last one for ever."""
 
     url = "test"
+    distant = False
 
     def __init__(self, *generations: bytes) -> None:
         self.generations, self.opened = list(generations), 0
 
-    def open(self, name: str) -> Handle:
+    def open(self, name: str, end: int = 0) -> Handle:
         self.opened += 1
         if not self.generations:
             raise FileNotFoundError(name)
@@ -123,6 +124,31 @@ def test_a_tail_that_changed_is_looked_at_again() -> None:
     older = opened("raw", "vectors", shard("raw", "vectors", 20), good)
     older.check_covered(40)
     assert older.rows == 40
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless"])
+def test_bytes_that_were_brought_count_for_their_own_end_only(codec: str) -> None:
+    """Brought, then another thread found that the tail had grown: the partial chunk is not what it was."""
+    file = opened(codec, "vectors", shard(codec, "vectors", 20), shard(codec, "vectors", 40))
+    place = file.place(1)
+    stored = Stored(place.end, place.handle.read(place.offset, place.length))
+    out = np.empty(16 * 32, np.uint8)
+    file.chunk_into(1, out, stored)
+    assert (out.view(np.float32).reshape(16, 8)[:4] == values(20)[16:]).all()
+    file.check_covered(40)
+    assert file.rows == 40
+    file.chunk_into(1, out, stored._replace(data=None))      # not even looked at: its length might fit
+    assert (out.view(np.float32).reshape(16, 8) == values(32)[16:]).all()
+    file.chunk_into(1, out, stored)
+    assert (out.view(np.float32).reshape(16, 8) == values(32)[16:]).all()
+
+
+def test_a_tail_that_became_shorter_is_damage() -> None:
+    """Its older index is as sound as ever, and says nothing of the rows that were committed since."""
+    good = shard("raw", "vectors", 40)
+    file = opened("raw", "vectors", good[:600] + bytes([good[600] ^ 1]) + good[601:], shard("raw", "vectors", 20))
+    with pytest.raises(Corrupt, match="fewer rows than it did"):
+        file.chunk_into(1, np.empty(16 * 32, np.uint8))
 
 
 def test_a_full_shard_is_not_looked_at_again() -> None:

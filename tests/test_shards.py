@@ -33,7 +33,7 @@ class Objects:
     data: bytes = b""
     opened: int = 0
 
-    def open(self, name: str) -> Any:
+    def open(self, name: str, end: int = 0) -> Any:
         self.opened += 1
         return Bytes(self.data)
 

@@ -464,3 +464,17 @@ def test_a_lying_index_is_found(store: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert zstore.verify(store, repair=True) == []
+
+
+def test_chunks_of_one_length_exchanged(url: str) -> None:
+    """Each is sound by itself, and a CRC32C over chunks that end with their own is a constant: the trailer's says more."""
+    with zstore.Writer(url, codec="raw", rows_per_shard=4096) as writer:
+        writer.append(np.arange(4096), np.zeros((4096, 2), np.float32), text=[f"text-{i:05}" for i in range(4096)])
+    path = Path(url) / "text/c.0"
+    data = bytearray(path.read_bytes())
+    table = np.frombuffer(bytes(data[-4 - 16 * 4:-4]), "<u8").reshape(-1, 2).astype(int)
+    (a, length), (b, other) = table[0].tolist(), table[1].tolist()
+    assert length == other
+    data[a:a + length], data[b:b + length] = data[b:b + length], data[a:a + length]
+    path.write_bytes(data)
+    assert [finding.object for finding in zstore.verify(url)] == ["text/c.0"]

@@ -28,8 +28,10 @@ from zstore.threads import spread
 
 Decode = Callable[[int, Array], None]
 Private = Callable[[int], "Array | None"]
+Ahead = Callable[["list[int]"], "tuple[Decode, Private]"]
 
 PIECE = 64                      # chunks filled under one lock
+AHEAD_BYTES = 1 << 24           # decoded bytes filled under one lock where chunks are brought many at once
 LEAST = 8                       # slots that an arena may have whatever the limit says, to get on at all
 PARALLEL_BYTES = 1 << 20        # below it the calling thread copies alone
 _HIGH, _USED, _HAND, _EVICTIONS, _DECODED, _HITS, _FULL, _BUSY = range(8)
@@ -56,9 +58,8 @@ class Arena:
     """
 
     def __init__(self, cache: Budget, chunk_rows: int, shape: tuple[int, ...], dtype: np.dtype[Any], decode: Decode,
-                 private: Private, chunks: int) -> None:
-        self._cache, self._decode, self._private = cache, decode, private
-        self.chunk_rows = chunk_rows
+                 private: Private, chunks: int, ahead: Ahead | None = None) -> None:
+        self._cache, self._decode, self._private, self._ahead, self.chunk_rows = cache, decode, private, ahead, chunk_rows
         self.slot_bytes = chunk_rows * dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         self._lock = ForkLock()
         self.slots, self._bytes = _reserve(max(cache.limit // self.slot_bytes, LEAST), self.slot_bytes)
@@ -147,15 +148,23 @@ class Arena:
         while at < len(distinct):
             end = min(at + self._piece(), len(distinct))
             rows = pending[bounds[at]:bounds[end]]
-            self._fill_and_copy(distinct[at:end], np.diff(bounds[at:end + 1]), rows, within[rows], out)
+            # Before the lock is taken: the rest need not wait while we wait for a server.
+            work = (self._decode, self._private) if self._ahead is None else self._ahead(self._lacking(distinct[at:end]))
+            self._fill_and_copy(distinct[at:end], np.diff(bounds[at:end + 1]), rows, within[rows], out, *work)
             at = end
 
     def _piece(self) -> int:
         room = (self._cache.limit - self._cache.nbytes) // self.slot_bytes + self.used
-        return int(max(LEAST, min(PIECE, room, self.slots)))
+        most = PIECE if self._ahead is None else max(PIECE, AHEAD_BYTES // self.slot_bytes)
+        return int(max(LEAST, min(most, room, self.slots)))
 
-    def _fill_and_copy(self, chunks: Int64s, counts: Int64s, places: Int64s, within: Int64s, out: Array) -> None:
-        own = [self._private(chunk) for chunk in chunks.tolist()]
+    def _lacking(self, chunks: Int64s) -> list[int]:
+        found: list[int] = chunks[(self._stamps[self._slot_of[chunks]] & _CHUNK) != chunks + 1].tolist()
+        return found
+
+    def _fill_and_copy(self, chunks: Int64s, counts: Int64s, places: Int64s, within: Int64s, out: Array, decode: Decode,
+                       private: Private) -> None:
+        own = [private(chunk) for chunk in chunks.tolist()]
         stay = np.array([rows is None for rows in own], bool)
         starts = np.cumsum(counts) - counts
         for rows, start, count in zip(own, starts.tolist(), counts.tolist(), strict=True):
@@ -165,11 +174,11 @@ class Arena:
             return
         kept = np.repeat(stay, counts)
         with self._lock.held():
-            slots = self._fill(chunks[stay])
+            slots = self._fill(chunks[stay], decode)
             index = np.repeat(slots, counts[stay]) * self.chunk_rows + within[kept]
             out[places[kept]] = self._rows[index]
 
-    def _fill(self, chunks: Int64s) -> Int64s:
+    def _fill(self, chunks: Int64s, decode: Decode) -> Int64s:
         """The slot of each of these distinct chunks, decoding those that are missing. The lock is held."""
         if self._counters[_BUSY]:       # a filler was killed: what it had taken is free
             self._counters[_USED] = np.count_nonzero(self._stamps[:int(self._counters[_HIGH])])
@@ -183,7 +192,7 @@ class Arena:
 
             def part(low: int, high: int) -> None:
                 for chunk, slot in zip(todo[low:high], fresh[low:high].tolist(), strict=True):
-                    self._decode(chunk, self._bytes[slot * size:(slot + 1) * size])
+                    decode(chunk, self._bytes[slot * size:(slot + 1) * size])
             spread(part, len(todo), 4)
             # Only now, when the bytes are all there, does anyone hear of them.
             self._stamps[fresh] = ((self._generations[fresh].astype(np.int64) & 0x3FFFFF) << 40) | (chunks[missing] + 1)

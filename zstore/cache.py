@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zstore.arena import LEAST, PARALLEL_BYTES, PIECE, Arena, Decode, Private
+from zstore.arena import LEAST, PARALLEL_BYTES, PIECE, Ahead, Arena, Decode, Private
 from zstore.storage.limits import available_memory
 
 __all__ = ["LEAST", "PARALLEL_BYTES", "PIECE", "Arena", "Cache", "process_cache"]
@@ -31,10 +31,11 @@ class Cache:
         return sum(arena.used * arena.slot_bytes for arena in list(self._arenas))
 
     def arena(self, chunk_rows: int, shape: tuple[int, ...], dtype: np.dtype[Any], decode: Decode, private: Private,
-              chunks: int = 0) -> Arena:
+              chunks: int = 0, ahead: Ahead | None = None) -> Arena:
         """A new arena. ``decode(chunk, out)`` writes a whole chunk into uint8; ``private(chunk)`` gives the rows of a
-        chunk that is not whole, and so is not kept here, else None; ``chunks``, about how many there are."""
-        arena = Arena(self, chunk_rows, shape, dtype, decode, private, chunks)
+        chunk that is not whole, and so is not kept here, else None; ``chunks``, about how many there are;
+        ``ahead(chunks)`` prepares many at once, and gives the two functions to use for them."""
+        arena = Arena(self, chunk_rows, shape, dtype, decode, private, chunks, ahead)
         self._arenas.add(arena)
         return arena
 

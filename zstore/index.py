@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +22,12 @@ from zstore.format import keys as key_rules
 from zstore.format import layout
 from zstore.format.extents import Extents
 from zstore.format.keys import StringIds
-from zstore.format.run import Entries, RunHeader, concat, epoch_spans, parse_run
+from zstore.format.run import Entries, concat, epoch_spans
 from zstore.format.schema import Schema
+from zstore.runs import RunFile, read_run
 from zstore.storage.base import Storage
-from zstore.storage.whole import whole
+from zstore.storage.chunk_cache import ChunkCache
+from zstore.storage.ranges import at_once
 from zstore.tables import Bools, Epochs, Table, Visible, merge_runs
 
 __all__ = ["KeyIndex", "RunFile", "count_duplicates", "merge_runs"]
@@ -42,25 +45,17 @@ class Readable(Protocol):
     def string_ids(self, start: int, count: int) -> list[StringIds]: ...
 
 
-class RunFile:
-    """One readable run: its header, and its entries as a table (of views of the mapped file, locally)."""
-
-    def __init__(self, header: RunHeader, entries: Entries) -> None:
-        self.header = header
-        epochs = None if header.epochs is None else frozenset(epoch for epoch, _, _ in header.epochs)
-        self.table = Table(entries, epochs)
-
-
 class KeyIndex:
     """The keys of one version. Immutable to the caller; safe among threads and in forked children.
 
     ``previous`` is the index of another version of the same store, whose loaded runs are used again. ``trusted``
     is a writer's: runs that it checked before are not checked again, and many small ones are not joined in memory.
+    ``kept`` keeps the runs of a distant store nearer.
     """
 
     def __init__(self, storage: Storage, schema: Schema, runs: tuple[str, ...], extents: Extents,
                  ids_column: Readable | None, epoch_column: Readable | None, previous: KeyIndex | None = None, *,
-                 trusted: Mapping[str, object] | None = None) -> None:
+                 trusted: Mapping[str, object] | None = None, kept: ChunkCache | None = None) -> None:
         self.extents, self._names = extents, runs
         self._storage, self._schema, self._ids, self._epochs = storage, schema, ids_column, epoch_column
         self._files: dict[str, RunFile | None] = {} if previous is None else {
@@ -70,7 +65,7 @@ class KeyIndex:
         self._tables: list[Table] | None = None
         self._known_epochs: Int64s | None = None
         self._work = 0 if trusted is None else -1
-        self._trusted = trusted or {}
+        self._trusted, self._kept = trusted or {}, kept
         self._starts, self._ends = extents.starts.tolist(), (extents.starts + extents.counts).tolist()
 
     def lookup(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32], epoch: Epochs,
@@ -106,7 +101,7 @@ class KeyIndex:
 
     def tables(self) -> list[tuple[str, Table]]:
         """Every source of rows by name; the rows that no run covers are one without a name."""
-        named = [(name, file.table) for name in self._names for file in [self._load(name)] if file is not None]
+        named = [(name, file.table) for name, file in self._loaded()]
         return [*named, *(("", table) for table in self._rest())]
 
     def may_hold(self, keys: npt.NDArray[np.uint64], epoch: int | None) -> Bools:
@@ -178,17 +173,21 @@ class KeyIndex:
     # Which runs there are.
 
     def _readable(self) -> list[RunFile]:
-        return [file for file in map(self._load, self._names) if file is not None]
+        return [file for _, file in self._loaded()]
+
+    def _loaded(self, without: Collection[str] = ()) -> list[tuple[str, RunFile]]:
+        """The readable runs in the record's order; those that are not loaded yet at once, where that means requests."""
+        names = [name for name in self._names if name not in without]
+        lacking = [name for name in names if name not in self._files]
+        if len(lacking) > 1 and self._storage.distant:
+            at_once([partial(self._load, name) for name in lacking])
+        return [(name, file) for name in names for file in [self._load(name)] if file is not None]
 
     def _load(self, name: str) -> RunFile | None:
         """A run, read and checked once; None, with one warning, where it can't be read."""
         if name not in self._files:
-            path = layout.run_name(name)
             try:
-                header, entries = parse_run(whole(self._storage, path), path, check=name not in self._trusted)
-                if header.store_id != self._schema.store_id or header.strings != self._schema.ids_are_strings:
-                    raise Corrupt(path, "the run belongs to another store")
-                self._files[name] = RunFile(header, entries)
+                self._files[name] = read_run(self._storage, self._schema, name, self._kept, name not in self._trusted)
             except OSError as error:
                 log.warning("a run of the key index can't be read, so the ids of its rows are read instead, which is "
                             "slower: %s", error)
@@ -246,8 +245,7 @@ class KeyIndex:
     def _arranged(self) -> list[Table]:
         joined = self._joined
         if joined is not None and joined[0] <= set(self._names):
-            others = [file.table for name in self._names if name not in joined[0]
-                      for file in [self._load(name)] if file is not None]
+            others = [file.table for name, file in self._loaded(joined[0])]
             return [joined[1], *others, *self._rest()]
         return [file.table for file in self._readable()] + self._rest()
 
@@ -255,7 +253,7 @@ class KeyIndex:
         """The small runs as one table in memory, kept for later versions that name them all; large ones as they are."""
         small: list[tuple[str, Table]] = []
         total = 0
-        readable = [(name, file.table) for name in self._names for file in [self._load(name)] if file is not None]
+        readable = [(name, file.table) for name, file in self._loaded()]
         for name, table in sorted(readable, key=lambda pair: len(pair[1])):
             if total + len(table) <= JOINED_ENTRIES:
                 small.append((name, table))

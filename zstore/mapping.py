@@ -14,13 +14,14 @@ import numpy as np
 
 from zstore._typing import Array, Int64s
 from zstore.cache import PARALLEL_BYTES, Arena, Cache
-from zstore.chunks import Chunks
+from zstore.chunks import Brought, Chunks, Known
 from zstore.errors import Corrupt
 from zstore.format.extents import Extents
 from zstore.format.keys import StringIds
 from zstore.format.schema import TILE, Field, Schema
 from zstore.mapped import Mapped
 from zstore.storage.base import Storage
+from zstore.storage.chunk_cache import ChunkCache
 from zstore.storage.pages import PAGE
 from zstore.threads import spread
 
@@ -37,13 +38,14 @@ class Column:
     Every gather is a new array of shape ``(n, *field.shape)`` and ``field.numpy_dtype`` (StringDType for strings).
     """
 
-    def __init__(self, storage: Storage, schema: Schema, field: Field, cache: Cache) -> None:
+    def __init__(self, storage: Storage, schema: Schema, field: Field, cache: Cache, kept: ChunkCache | None = None,
+                 known: Known | None = None) -> None:
         self.schema, self.field, self.cache = schema, field, cache
-        self._chunks = Chunks(storage, schema, field)
+        self._chunks = Chunks(storage, schema, field, kept, known)
         self._dtype: np.dtype[Any] = _TEXT if field.is_string else field.numpy_dtype
         self._arena: Arena | None = None
         self._map: Mapped | None = None
-        self._may_map = not field.is_string and schema.is_mappable(field) and TILE % PAGE == 0
+        self._may_map = not (field.is_string or storage.distant) and schema.is_mappable(field) and TILE % PAGE == 0
 
     def cover(self, extents: Extents) -> None:
         """These addresses are committed: shards that hold fewer are ``Corrupt`` from now on."""
@@ -69,8 +71,11 @@ class Column:
             out = self.empty(len(addresses))
         mapped = self._mapped()
         if self.field.is_string:
-            for chunk, places, within in self._by_chunk(addresses):
-                out[places] = self._chunks.text(chunk)[within]
+            groups = {chunk: (places, within) for chunk, places, within in self._by_chunk(addresses)}
+            for part, brought in self._chunks.slabs(list(groups)):
+                for chunk in part:
+                    places, within = groups[chunk]
+                    out[places] = self._chunks.text(chunk, brought)[within]
         elif mapped is not None and self._reach(mapped, addresses):
             _gather(mapped.rows, addresses, out)
         else:
@@ -99,24 +104,43 @@ class Column:
         """The rows of ``[start, start + count)``, copied. A long span is decoded straight into the result, past the
         cache."""
         if (self.field.is_string or self._mapped() is not None
-                or count * self.field.row_bytes <= min(self.cache.limit // 4, STRAIGHT_BYTES)):
+                or count * self.field.row_bytes <= self._short_bytes):
             return self.take(np.arange(start, start + count), out)
         return self._straight(start, self.empty(count) if out is None else out)
+
+    def runs(self, extents: Extents) -> Array:
+        """The rows of these extents, in order, copied; of a distant storage many short runs at once."""
+        out, offsets, first = self.empty(len(extents)), extents.offsets, 0
+        most = self._short_bytes // (self.field.row_bytes or 64) if self._chunks.storage.distant else 0
+        while first < len(extents.starts):
+            last = max(int(np.searchsorted(offsets, offsets[first] + most, "right")) - 1, first + 1)
+            low, high = int(offsets[first]), int(offsets[last])
+            if last == first + 1:
+                self.span(int(extents.starts[first]), high - low, out[low:high])
+            else:
+                self.take(extents.addresses(np.arange(low, high)), out[low:high])
+            first = last
+        return out
+
+    @property
+    def _short_bytes(self) -> int:
+        return min(self.cache.limit // 4, STRAIGHT_BYTES)
 
     def _straight(self, start: int, out: Array) -> Array:
         step, row_bytes, count = self.field.chunk_rows, self.field.row_bytes, len(out)
         raw = out.reshape(-1).view(np.uint8)
         first, last = -(-start // step), (start + count) // step
-        whole = [chunk for chunk in range(first, last) if self._chunks.private(chunk) is None]
         rest = np.ones(count, bool)
-        for chunk in whole:
-            rest[chunk * step - start:(chunk + 1) * step - start] = False
+        for chunks, brought in self._chunks.slabs(range(first, last)):
+            whole = [chunk for chunk in chunks if self._chunks.private(chunk, brought) is None]
+            for chunk in whole:
+                rest[chunk * step - start:(chunk + 1) * step - start] = False
 
-        def part(low: int, high: int) -> None:
-            for chunk in whole[low:high]:
-                at = (chunk * step - start) * row_bytes
-                self._chunks.decode(chunk, raw[at:at + step * row_bytes])
-        spread(part, len(whole), 4)
+            def part(low: int, high: int, whole: list[int] = whole, brought: Brought = brought) -> None:
+                for chunk in whole[low:high]:
+                    at = (chunk * step - start) * row_bytes
+                    self._chunks.decode(chunk, raw[at:at + step * row_bytes], brought)
+            spread(part, len(whole), 4)
         edges = np.flatnonzero(rest)
         if len(edges):
             out[edges] = self.take(edges + start)
@@ -124,17 +148,17 @@ class Column:
 
     def string_ids(self, start: int, count: int) -> list[StringIds]:
         """The strings of a run of addresses, chunk by chunk, as the bytes that keys are made of."""
-        step, per_shard, out = self.field.chunk_rows, self.schema.chunks(self.field), []
-        for chunk in range(start // step, -(-(start + count) // step)):
-            file = self._chunks.shard(chunk // per_shard)
-            low, high = max(start - chunk * step, 0), min(start + count - chunk * step, step)
-            out.append(file.strings(chunk % per_shard).slice(low, high))
+        step, out = self.field.chunk_rows, []
+        for part, brought in self._chunks.slabs(range(start // step, -(-(start + count) // step))):
+            for chunk in part:
+                low, high = max(start - chunk * step, 0), min(start + count - chunk * step, step)
+                out.append(self._chunks.strings(chunk, brought).slice(low, high))
         return out
 
     def verify(self) -> None:
         """Check the stored checksums of all committed shards of this field. ``Corrupt`` at the first that fails."""
         for shard in np.flatnonzero(self._chunks.need).tolist():
-            self._chunks.shard(shard).verify()
+            self._chunks.verify(shard)
 
     # The mapping.
 
@@ -191,8 +215,10 @@ class Column:
             with self._chunks.lock:
                 if self._arena is None:
                     field = self.field
-                    self._arena = self.cache.arena(field.chunk_rows, field.shape, field.numpy_dtype, self._chunks.decode,
-                                                   self._chunks.private, -(-self._chunks.extents.end // field.chunk_rows))
+                    self._arena = self.cache.arena(
+                        field.chunk_rows, field.shape, field.numpy_dtype, self._chunks.decode, self._chunks.private,
+                        -(-self._chunks.extents.end // field.chunk_rows),
+                        self._chunks.ahead if self._chunks.storage.distant else None)
         return self._arena
 
     def _by_chunk(self, addresses: Int64s) -> list[tuple[int, Array | slice, Array]]:

@@ -10,6 +10,8 @@ from typing import Any
 from zstore.cache import Cache, process_cache
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
+from zstore.commits.sessions import Sessions
+from zstore.commits.whole import check_whole
 from zstore.errors import Conflict, NotFound, StoreNotFound
 from zstore.format.record import Record
 from zstore.format.schema import EPOCH, IDS
@@ -17,6 +19,8 @@ from zstore.index import KeyIndex
 from zstore.mapping import Column
 from zstore.rows import Rows
 from zstore.storage import open_storage
+from zstore.storage.chunk_cache import ChunkCache
+from zstore.storage.secrets import Ticket, advice, is_foreign, redeem, ticket
 from zstore.view import Snapshot, View
 
 
@@ -24,10 +28,14 @@ class Reader(View):
     """The view of all rows of one version: head, or ``version``, or the one named by ``tag``.
 
     It stays at its version until ``refresh``. Safe among threads; may be used in forked children; pickles as its URL,
-    version and options. Opening reads the version's record and schema, and no rows.
+    version and options, without credentials: in another process it opens with those of its
+    environment. Opening reads the version's record and schema, and no rows.
 
     ``cache_bytes`` bounds the decoded chunks of this reader alone (default: one bound for all readers of the process, a
-    quarter of the available memory). ``cache_dir`` is for remote stores, and does nothing for a local one. ``verify``
+    quarter of the available memory). ``cache_dir`` is a local folder in which what a remote store sent is kept, as it is
+    stored, also for other processes and the next run: at most 10 GiB or a quarter of what the disk can give, what was used
+    longest ago goes first; it does nothing for a local store. OSError when it can't be written now; later its loss costs
+    only speed. ``verify``
     checks the checksums of all raw shards now. Raises StoreNotFound, NotFound, FormatError, Corrupt.
     """
 
@@ -43,11 +51,18 @@ class Reader(View):
         self._storage = open_storage(url, storage_options)
         self._log = Log(self._storage)
         self._cache = process_cache() if cache_bytes is None else Cache(cache_bytes)
-        self._options = {"cache_dir": None if cache_dir is None else os.fspath(cache_dir), "cache_bytes": cache_bytes,
-                         "storage_options": None if storage_options is None else dict(storage_options)}
+        self._kept = None
+        if cache_dir is not None and self._storage.distant:
+            self._kept = ChunkCache(cache_dir, self._storage.url)
+            cache_dir = self._kept.folder           # a pickled reader may wake up elsewhere
+        self._options = {"cache_dir": None if cache_dir is None else os.fspath(cache_dir), "cache_bytes": cache_bytes}
+        # What a pickle carries. A local path, made absolute, has nothing to hide.
+        self._ticket = (ticket(str(url), storage_options) if self._storage.distant or storage_options
+                        else Ticket(self._storage.url, None, "", False))
         self._columns: dict[str, Column] = {}
+        self._sessions: Sessions | None = None
         head = self._log.head()
-        _refuse_half_made(self._storage.url, head)
+        check_whole(self._log, head)
         if tag is not None:
             version = self._log.tag(tag)
         record = head if version is None or version == head.version else self._log.read(int(version))
@@ -113,35 +128,38 @@ class Reader(View):
     def _opened(self, record: Record, previous: KeyIndex | None) -> Snapshot:
         """The version with its columns; those of fields that were there before go on, with all they hold."""
         schema = self._log.schema_of(record)
-        kept = {field.path: self._columns.get(field.path) or Column(self._storage, schema, field, self._cache)
-                for field in schema.fields.values()}
+        if self._sessions is None:
+            self._sessions = Sessions(self._storage, record)
+        known = self._sessions.has
+        kept = {field.path: self._columns.get(field.path)
+                or Column(self._storage, schema, field, self._cache, self._kept, known) for field in schema.fields.values()}
         for column in kept.values():
             column.cover(record.extents)
         self._columns = {**self._columns, **kept}
         columns = {name: kept[field.path] for name, field in schema.fields.items()}
-        index = KeyIndex(self._storage, schema, record.index, record.extents, columns[IDS], columns[EPOCH], previous)
+        index = KeyIndex(self._storage, schema, record.index, record.extents, columns[IDS], columns[EPOCH], previous,
+                         kept=self._kept)
         return Snapshot(record, schema, columns, index, self._storage.url, _snapshot,
-                        (self._storage.url, record.version, record.commit_id, self._options))
+                        (self._ticket, record.version, record.commit_id, self._options))
 
 
-def _refuse_half_made(url: str, head: Record) -> None:
-    whole = head.extra.get("whole")
-    if isinstance(whole, int) and head.version < whole:
-        raise StoreNotFound(f"the store at {url} is still being made by compact; open it when that has finished, or "
-                            "run it again")
-
-
-def _reopened(url: str, version: int, commit_id: str, options: dict[str, Any]) -> Reader:
+def _reopened(held: Ticket, version: int, commit_id: str, options: dict[str, Any]) -> Reader:
     """What a pickled reader becomes: the same version, or Conflict where the store is another one by now."""
-    reader = Reader(url, version=version, **options)
+    url, storage_options = redeem(held)
+    try:
+        reader = Reader(url, version=version, storage_options=storage_options, **options)
+    except (PermissionError, StoreNotFound) as error:
+        if is_foreign(held):            # some services say "absent" to whom they don't know
+            raise type(error)(f"{error}; {advice(held)}") from None
+        raise
     found = reader._now()[0].record.commit_id
     if found != commit_id:
-        raise Conflict(f"the store at {url} was replaced: its version {version} is not the one that was pickled")
+        raise Conflict(f"the store at {held.url} was replaced: its version {version} is not the one that was pickled")
     return reader
 
 
-def _snapshot(url: str, version: int, commit_id: str, options: dict[str, Any]) -> Snapshot:
-    return _reopened(url, version, commit_id, options)._now()[0]
+def _snapshot(held: Ticket, version: int, commit_id: str, options: dict[str, Any]) -> Snapshot:
+    return _reopened(held, version, commit_id, options)._now()[0]
 
 
 __all__ = ["Reader"]

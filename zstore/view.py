@@ -220,9 +220,7 @@ class View:
         elif run is not None:
             values = column.span(*run)
         else:
-            values = column.empty(len(rows))
-            for (start, count), at in zip(rows.extents, rows.extents.offsets.tolist(), strict=False):
-                column.span(start, count, values[at:at + count])
+            values = column.runs(rows.extents)
         values.flags.writeable = False
         return values
 

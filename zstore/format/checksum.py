@@ -13,6 +13,8 @@ from zstore.errors import Corrupt
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_DEPTH = 32
+_TOKEN = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+_BACKSLASH = 0x5C
 _SEAL = re.compile(rb',\n?"checksum":"([0-9a-f]{8})"\}\n?$')
 
 
@@ -29,8 +31,7 @@ def seal_json(document: dict[str, Any]) -> bytes:
 
 def open_json(data: bytes, name: str) -> dict[str, Any]:
     """The document of ``seal_json`` without its checksum; ``Corrupt`` naming ``name`` when anything is off."""
-    if len(data) > MAX_JSON_BYTES:
-        raise Corrupt(name, "the document is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=len(data))
+    _check_size(data, name)
     found = _SEAL.search(data[-64:])
     if found is None:
         raise Corrupt(name, "the document is cut short or is not sealed by a checksum")
@@ -38,33 +39,54 @@ def open_json(data: bytes, name: str) -> dict[str, Any]:
     actual = crc32c(body)
     if actual != int(found[1], 16):
         raise Corrupt(name, "the checksum does not match", expected=found[1].decode(), actual=f"{actual:08x}")
-    try:
-        document = parse_json(body + b"}", name)
-    except Corrupt:
-        raise
+    document = parse_json(body + b"}", name)
     if not isinstance(document, dict):
         raise Corrupt(name, "the document is not a JSON object")
     return document
 
 
 def parse_json(data: bytes, name: str) -> Any:
-    """JSON from a stranger: bounded depth, no NaN, no surprise exceptions."""
-    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _depth(data) > MAX_JSON_DEPTH:
+    """JSON from a stranger: UTF-8, bounded size and depth, no NaN, no infinity, no surprise exceptions."""
+    _check_size(data, name)
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _is_deep(data):
         raise Corrupt(name, "the document is nested too deeply", expected=f"<= {MAX_JSON_DEPTH}")
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Corrupt(name, f"the document is not JSON: {error}") from None
+
+
+def _check_size(data: bytes, name: str) -> None:
+    if len(data) > MAX_JSON_BYTES:
+        raise Corrupt(name, "the document is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=len(data))
 
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
-def _depth(data: bytes) -> int:
-    """How deep brackets nest outside of strings."""
-    deepest = depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+def _finite(text: str) -> float:
+    # 1e999 is JSON, and Python's infinity: whoever makes an int of it meets an OverflowError.
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text:.40} is too large")
+    return number
+
+
+def _is_deep(data: bytes) -> bool:
+    """Whether brackets outside of strings nest deeper than the bound. One pass: a pattern for whole strings would go
+    over the rest of the document once per quote that a stranger leaves open."""
+    depth, text = 0, False
+    for found in _TOKEN.finditer(data):
+        token = found[0]
+        if token == b'"':
+            text = not text
+        elif text or token[0] == _BACKSLASH:
+            continue
+        elif token in b"[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                return True
+        else:
+            depth -= 1
+    return False

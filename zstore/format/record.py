@@ -15,6 +15,8 @@ from zstore.format.schema import Schema
 FORMAT_MAJOR = 1
 FORMAT_MINOR = 0
 MAX_META_BYTES = 64 * 2**10
+MAX_TIME = 253_402_300_800      # the year 10000
+_RUN = re.compile(r"[0-9A-Za-z\-]{1,128}\Z")
 _MAJOR = re.compile(r"([0-9]{1,9})(?:\.|\Z)")
 
 
@@ -59,7 +61,7 @@ class Record:
     duplicates: int = 0
     nonfinite: int = 0
     superseded: int | None = 0      # rows of this version whose key a higher address holds; None: not counted
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)     # members of its own: compact's record 0 has some
 
     @property
     def rows(self) -> int:
@@ -85,7 +87,7 @@ class Record:
             "superseded": self.superseded}
         if self.definition is not None:
             document["definition"] = self.definition.to_json()
-        return seal_json(document)
+        return seal_json({**self.extra, **document})
 
 
 def parse_record(data: bytes, version: int, name: str) -> Record:
@@ -94,9 +96,9 @@ def parse_record(data: bytes, version: int, name: str) -> Record:
     check_format(document.get("format"), name)
     try:
         record = _from_json(document, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, FormatError):
-            raise
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Corrupt(name, f"the record lacks or misstates a member: {error!r}") from None
     if record.version != version:
         raise Corrupt(name, "the record is another version's", expected=version, actual=record.version)
@@ -116,19 +118,21 @@ def check_format(stated: object, name: str) -> None:
 def _from_json(d: Json, name: str) -> Record:
     s = d["session"]
     _hex(d["store_id"], d["commit_id"], s["commit_id"], *([d["parent"]] if d["parent"] is not None else []))
-    session = SessionInfo(_count(s["opened"]), s["commit_id"], str(s["token"]), str(s["host"]), int(s["pid"]),
-                          int(s["member"]), float(s["since"]), s["at"])
+    session = SessionInfo(_count(s["opened"]), s["commit_id"], _text(s["token"]), _text(s["host"]), _count(s["pid"]),
+                          _count(s["member"]), _time(s["since"]), s["at"])
+    if session.opened > _count(d["version"]) or not isinstance(session.at, dict | None):
+        raise ValueError("session")
     length = _count(d["length"])
     if length > MAX_ADDRESS:
         raise ValueError("length")
     extents = Extents.read(d["extents"], length)
     index = tuple(d["index"])
-    if type(d["index"]) is not list or not all(isinstance(run, str) and run.replace("-", "").isalnum() for run in index):
+    if type(d["index"]) is not list or not all(isinstance(run, str) and _RUN.match(run) for run in index):
         raise ValueError("index")
     definition = Schema.from_json(d["store_id"], d["definition"], name) if "definition" in d else None
     known = {*Record.__dataclass_fields__, "format"}
     return Record(
-        d["store_id"], _count(d["version"]), d["commit_id"], d["parent"], session, float(d["time"]), _count(d["schema"]),
+        d["store_id"], _count(d["version"]), d["commit_id"], d["parent"], session, _time(d["time"]), _count(d["schema"]),
         extents, length, _count(d["next"]), None if d["tail"] is None else _count(d["tail"]), index,
         None if d["deletes"] is None else _count(d["deletes"]), d["meta"], definition, _count(d["new_rows"]),
         _count(d["duplicates"]), _count(d["nonfinite"]),
@@ -137,11 +141,24 @@ def _from_json(d: Json, name: str) -> Record:
 
 def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"{value!r} is not a count")
+        raise ValueError(f"{value!r:.40} is not a count")
+    return value
+
+
+def _time(value: object) -> float:
+    # Seconds that a calendar has a date for: they are shown to people.
+    if type(value) not in (int, float) or not -MAX_TIME < float(value) < MAX_TIME:     # type: ignore[arg-type]
+        raise ValueError(f"{value!r:.40} is not a time")
+    return float(value)         # type: ignore[arg-type]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not text")
     return value
 
 
 def _hex(*values: object) -> None:
     for value in values:
         if not isinstance(value, str) or len(value) != 32 or bytes.fromhex(value).hex() != value:
-            raise ValueError(f"{value!r} is not 32 hexadecimal digits")
+            raise ValueError(f"{value!r:.80} is not 32 hexadecimal digits")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from zstore._typing import Array, Buffer, Int64s
 from zstore.errors import Corrupt
-from zstore.format.checksum import crc32c, parse_json
+from zstore.format.checksum import MAX_JSON_BYTES, crc32c, parse_json
 from zstore.format.extents import MAX_ADDRESS, Extents
 
 MAGIC = b"ZSTRRUN1"
@@ -113,6 +113,8 @@ def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader
     text_bytes, crc = _FOOT.unpack(view[-_FOOT.size:])
     if check and crc32c(view[:-4]) != crc:
         raise Corrupt(name, "the run fails its CRC32C", expected=f"{crc:08x}", actual=f"{crc32c(view[:-4]):08x}")
+    if text_bytes > MAX_JSON_BYTES:
+        raise Corrupt(name, "the run's header is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=text_bytes)
     text_at = len(view) - _FOOT.size - text_bytes
     if text_at < len(MAGIC):
         raise Corrupt(name, "the run's header does not fit in it")
@@ -124,6 +126,9 @@ def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader
     key = np.frombuffer(view, "<u8", n, at)
     address = np.frombuffer(view, "<i8", n, at + 8 * n)
     epoch = np.frombuffer(view, "<i4", n, at + 16 * n)
+    if check and not (key[1:] >= key[:-1]).all():
+        # Whoever searches it sizes a table by its first and last key.
+        raise Corrupt(name, "the keys of the run are not in order")
     checks = np.frombuffer(view, "<u4", n, at + 20 * n) if header.strings else np.zeros(n, np.uint32)
     return header, Entries(key, checks, epoch, address)
 
@@ -136,7 +141,10 @@ def _header(document: Any, name: str) -> RunHeader:
         epochs = None if spans is None else [(int(e), int(a), int(c)) for e, a, c in spans]
         if epochs and not all(0 <= e < 2**31 and min(a, c) >= 0 and a + c <= MAX_ADDRESS for e, a, c in epochs):
             raise ValueError("epochs")
-        return RunHeader(store_id, session, int(document["opened"]), int(document["rows"]), document["ids"] == "string",
+        opened, rows = document["opened"], document["rows"]
+        if type(opened) is not int or type(rows) is not int or min(opened, rows) < 0:
+            raise ValueError("opened or rows")
+        return RunHeader(store_id, session, opened, rows, document["ids"] == "string",
                          Extents.read(document["extents"]), epochs)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Corrupt(name, f"the run's header lacks or misstates a member: {error!r}") from None

@@ -27,6 +27,10 @@ CHUNK_ROWS = 1024              # at most, scalars and strings
 TILE = 16 * 2**10              # raw shards lie side by side in a mapping at this grain
 MAX_ROW_BYTES = 64 * 2**20
 MAX_STRING_BYTES = 2**20       # one value of a user's string field
+MAX_FIELDS = 1024
+MAX_SHARDS = 2**24             # of one field; what is kept per shard stays within 128 MiB
+MAX_CHUNK_BYTES = MAX_ROW_BYTES     # what a reader decodes at once, before it knows that a byte of it is there
+MAX_AXES = 63                  # of one row; with the rows' own, numpy's 64
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,47}\Z")
 
 
@@ -105,17 +109,19 @@ class Schema:
         """The schema of a record's ``definition``; ``FormatError`` naming the record where a number is absurd."""
         try:
             rows, codec = document["rows_per_shard"], document["codec"]
+            if len(document["fields"]) > MAX_FIELDS:
+                raise ValueError(f"{len(document['fields'])} fields, and {MAX_FIELDS} are the most")
             fields = {key: _field_from_json(key, value) for key, value in document["fields"].items()}
             schema = cls(store_id, rows, codec, fields, dict(document["attributes"]))
             schema._validate()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"{name}: the schema is not one of format 1: {error}") from None
         return schema
 
     def _validate(self) -> None:
         if self.codec not in PRESETS:
             raise ValueError(f"unknown codec {self.codec!r}")
-        if not isinstance(self.rows_per_shard, int) or not 1 <= self.rows_per_shard <= MAX_SHARD_ROWS:
+        if type(self.rows_per_shard) is not int or not 1 <= self.rows_per_shard <= MAX_SHARD_ROWS:
             raise ValueError(f"rows_per_shard {self.rows_per_shard!r}")
         for name in BUILT_IN:
             if name not in self.fields:
@@ -123,20 +129,46 @@ class Schema:
         ids, epoch = self.fields[IDS], self.fields[EPOCH]
         if ids.dtype not in ("int64", dtypes.STRING) or epoch.dtype != "int32" or ids.shape or epoch.shape:
             raise ValueError(f"ids of {ids.dtype} and epoch of {epoch.dtype}")
+        if self.vectors.dtype not in dtypes.VECTOR_NAMES:
+            raise ValueError(f"vectors of {self.vectors.dtype}")
         for f in self.fields.values():
-            if f.row_bytes * self.rows_per_shard > MAX_SHARD_BYTES or self.rows_per_shard % f.chunk_rows:
+            if (f.row_bytes * self.rows_per_shard > MAX_SHARD_BYTES or self.rows_per_shard % f.chunk_rows
+                    or f.row_bytes * f.chunk_rows > MAX_CHUNK_BYTES or (f.is_string and f.chunk_rows > CHUNK_ROWS)):
                 raise ValueError(f"the geometry of field {f.name!r}")
+        if len({f.path for f in self.fields.values()}) < len(self.fields):
+            raise ValueError("two fields share a folder")
 
 
 def _field_from_json(name: str, document: Json) -> Field:
     dtype, shape, rows, path = document["dtype"], document["shape"], document["chunk_rows"], document["path"]
+    if not _NAME.match(name):
+        raise ValueError(f"the field name {name!r:.80}")
     if dtype not in dtypes.NAMES:
-        raise ValueError(f"field {name!r} has the unknown dtype {dtype!r}")
-    if not all(isinstance(n, int) and n > 0 for n in [*shape, rows]) or (shape and dtype == dtypes.STRING):
+        raise ValueError(f"field {name!r} has the unknown dtype {dtype!r:.80}")
+    if type(shape) is not list or len(shape) > MAX_AXES or (shape and dtype == dtypes.STRING) or not all(
+            type(n) is int and 0 < n <= MAX_SHARD_BYTES for n in [*shape, rows]):
         raise ValueError(f"the geometry of field {name!r}")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,47}(\.[0-9]{1,6})?", path):
-        raise ValueError(f"field {name!r} has the path {path!r}")
-    return Field(name, dtype, tuple(shape), rows, path, dtypes.fill_from_json(document["fill"]), bool(document["optional"]))
+        raise ValueError(f"field {name!r} has the path {path!r:.80}")
+    # A text "NaN" is a text; only numbers are written as words.
+    fill = document["fill"] if dtype == dtypes.STRING else dtypes.fill_from_json(document["fill"])
+    _check_fill(dtype, fill)
+    return Field(name, dtype, tuple(shape), rows, path, fill, bool(document["optional"]))
+
+
+def _check_fill(dtype: str, fill: object) -> None:
+    """ValueError for a fill that is no value of the type; it is stored where an append leaves the field out."""
+    if dtype == dtypes.STRING:
+        good = isinstance(fill, str) and len(fill.encode()) <= MAX_STRING_BYTES
+    elif dtypes.is_float(dtype):
+        good = type(fill) is float or (type(fill) is int and abs(fill) < 2**1023)
+    elif dtype == "bool":
+        good = type(fill) is bool
+    else:
+        limits = np.iinfo(dtype)
+        good = type(fill) is int and limits.min <= fill <= limits.max
+    if not good:
+        raise ValueError(f"the fill {fill!r:.40} of a field of {dtype}")
 
 
 def check_field_name(name: object) -> str:

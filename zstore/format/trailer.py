@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from zstore._typing import Buffer, Int64s
 from zstore.errors import Corrupt
 from zstore.format.checksum import crc32c
 
@@ -35,7 +36,7 @@ class ShardEnd:
     shard: int
     rows: int               # rows covered, from the shard's first
     body_bytes: int
-    body_crc: int
+    body_crc: int           # see ``seal_places``
     offsets: U64s
     lengths: U64s
     chunk_crcs: U32s
@@ -47,6 +48,24 @@ class ShardEnd:
         trailer = head + self.chunk_crcs.astype("<u4").tobytes()
         index = np.stack([self.offsets, self.lengths], axis=1).astype("<u8").tobytes()
         return trailer + _CRC.pack(crc32c(trailer)) + index + _CRC.pack(crc32c(index))
+
+
+def seal_places(offsets: U64s, lengths: U64s) -> Int64s:
+    """Where the last four bytes of every chunk that the index names lie in the body, in row order; (4 n,) int64.
+
+    Compressed and string chunks end with their own CRC32C, and a CRC32C over bytes that do so is a constant: it says
+    nothing of what they hold, or in which order. So the body's checksum goes on over these bytes, which do."""
+    here = offsets != EMPTY
+    ends = (offsets[here] + lengths[here]).astype(np.int64)
+    return np.asarray(ends[ends >= 4, None] + np.arange(-4, 0)).reshape(-1)
+
+
+def body_checksum(body: Buffer, end: ShardEnd) -> int:
+    """What ``end.body_crc`` should be for this body."""
+    crc = crc32c(body)
+    if len(end.chunk_crcs):
+        return crc
+    return crc32c(np.frombuffer(body, np.uint8)[seal_places(end.offsets, end.lengths)].tobytes(), crc)
 
 
 def end_bytes(chunks: int, fixed: bool) -> int:

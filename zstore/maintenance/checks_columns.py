@@ -16,8 +16,9 @@ from zstore.format.checksum import crc32c
 from zstore.format.extents import Extents
 from zstore.format.keys import MAX_ID_BYTES, StringIds, hash_ints, hash_strings, seed_of
 from zstore.format.schema import EPOCH, IDS, Field, Schema
-from zstore.format.trailer import EMPTY
-from zstore.maintenance.checks_log import Story, sentence
+from zstore.format.trailer import EMPTY, seal_places
+from zstore.maintenance.checks_log import sentence
+from zstore.maintenance.story import Story
 from zstore.shards.read import ShardFile, open_shard
 from zstore.storage.base import Storage
 
@@ -103,13 +104,9 @@ class ShardCheck:
         if bad:
             more = "" if len(bad) == 1 else f"; {len(bad)} of {len(chunks)} chunks are damaged"
             return [(said + more, self._rows_of(field, first, np.array(bad), needed))]
-        crc, at, end = 0, 0, opened.end
-        while at < end.body_bytes:
-            piece = opened.handle.read(at, min(READ_BYTES, end.body_bytes - at))
-            if not piece:
-                break
-            crc, at = crc32c(piece, crc), at + len(piece)
-        if at != end.body_bytes or crc != end.body_crc:
+        end = opened.end
+        crc = _body_checksum(opened)
+        if crc != end.body_crc:
             return [(f"its body fails its CRC32C (expected {end.body_crc:08x}, found {crc:08x}), though every chunk "
                      "that a version needs is sound", Extents())]
         return []
@@ -133,6 +130,21 @@ class ShardCheck:
 
     def _rows_of(self, field: Field, first: int, chunks: Any, needed: Extents) -> Extents:
         return needed & Extents((first + chunk * field.chunk_rows, field.chunk_rows) for chunk in chunks.tolist())
+
+
+def _body_checksum(opened: ShardFile) -> int:
+    """``body_checksum`` of the body as it lies there, read piece by piece."""
+    end, crc, at = opened.end, 0, 0
+    places = seal_places(end.offsets, end.lengths) if not len(end.chunk_crcs) else np.zeros(0, np.int64)
+    seals = np.zeros(len(places), np.uint8)
+    while at < end.body_bytes:
+        piece = opened.handle.read(at, min(READ_BYTES, end.body_bytes - at))
+        if not piece:
+            break
+        here = (places >= at) & (places < at + len(piece))
+        seals[here] = np.frombuffer(piece, np.uint8)[places[here] - at]
+        crc, at = crc32c(piece, crc), at + len(piece)
+    return crc32c(seals.tobytes(), crc)
 
 
 def _check_strings(opened: ShardFile, field: Field, chunk: int, wanted: Int64s) -> None:

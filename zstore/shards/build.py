@@ -15,7 +15,7 @@ from zstore.errors import Corrupt
 from zstore.format.checksum import crc32c
 from zstore.format.keys import StringIds
 from zstore.format.schema import Field, Schema
-from zstore.format.trailer import EMPTY, ShardEnd
+from zstore.format.trailer import EMPTY, ShardEnd, body_checksum, seal_places
 from zstore.storage.pages import Bytes, private
 
 Rows = Array | StringIds
@@ -73,6 +73,8 @@ class FieldBody:
             self._crc = crc32c(self._buffer[self._crc_size:self._size].data, self._crc)
             self._crc_size = self._size
         size, crc = self._size, self._crc
+        if not self._codec.fixed:
+            crc = crc32c(self._buffer[seal_places(self._offsets, self._lengths)].data, crc)
         for part in behind:
             size, crc = size + len(part), crc32c(part, crc)
         end = ShardEnd(store_id, session, self.field.path, shard, rows, size, crc, self._offsets, self._lengths, self._crcs)
@@ -81,9 +83,9 @@ class FieldBody:
 
     def resume(self, body: bytes, end: ShardEnd, name: str) -> None:
         """Go on where another writer handed over: its body is copied verbatim. ``Corrupt`` if it fails its checksum."""
-        if crc32c(body) != end.body_crc:
-            raise Corrupt(name, "the shard's body fails its CRC32C", expected=f"{end.body_crc:08x}",
-                          actual=f"{crc32c(body):08x}")
+        actual = body_checksum(body, end)
+        if actual != end.body_crc:
+            raise Corrupt(name, "the shard's body fails its CRC32C", expected=f"{end.body_crc:08x}", actual=f"{actual:08x}")
         if self._codec.fixed:
             whole = end.rows // self.field.chunk_rows * self.field.chunk_rows
             data = memoryview(body)[:whole * self.field.row_bytes]
