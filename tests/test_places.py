@@ -16,7 +16,7 @@ import pytest
 
 import zstore
 from zstore.errors import Conflict
-from zstore.storage import leases, local, mounts
+from zstore.storage import leases, local_life, mounts
 from zstore.storage.local import LocalStorage
 from zstore.storage.mounts import Place, file_system, place_of
 
@@ -29,10 +29,9 @@ def rows(start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every folder lies on NFS; a sign of life is renewed every 50 ms and stale after 400."""
-    monkeypatch.setattr(local, "place_of", lambda folder: Place("nfs4", True, links=True, locks=False, maps=True))
+    monkeypatch.setattr(local_life, "place_of", lambda folder: Place("nfs4", True, links=True, locks=False, maps=True))
     monkeypatch.setattr(leases, "RENEW_S", 0.05)
     monkeypatch.setattr(leases, "STALE_S", 0.4)
-    monkeypatch.setattr(LocalStorage, "patience_s", 1.0)
 
 
 def test_the_kind_of_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +74,7 @@ def test_without_hard_links(url: str, monkeypatch: pytest.MonkeyPatch, sound: Ca
     """Refused at the door, unless nobody else writes."""
     def no_link(*args: Any) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", *args)
-    monkeypatch.setattr(local, "place_of", lambda folder: Place("exfat", False, links=False, locks=True, maps=True))
+    monkeypatch.setattr(local_life, "place_of", lambda folder: Place("exfat", False, links=False, locks=True, maps=True))
     monkeypatch.setattr(os, "link", no_link)
     with pytest.raises(Conflict, match=r"lies on a file system \(exfat\) without hard links.*only_writer=True if nobody"):
         zstore.Writer(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from typing import Any
 from zstore.commits.log import Log
 from zstore.commits.projection import documents
 from zstore.errors import Corrupt, FormatError
-from zstore.format.checksum import open_json, seal_json
+from zstore.format.checksum import open_json, parse_json, seal_json
+from zstore.format.extents import Extents
 from zstore.format.layout import CLAIMS, ROOT, TAGS, array_document, array_name, root_document, to_bytes
 from zstore.format.record import FORMAT_MAJOR, FORMAT_MINOR, Record
 from zstore.format.schema import Field
-from zstore.maintenance.checks_log import Story, sentence
+from zstore.maintenance.checks_log import sentence
+from zstore.maintenance.story import Story
 
 MISSING = "it is missing"
 
@@ -54,7 +55,7 @@ def tag_problem(log: Log, name: str, store_id: str) -> str | None:
     try:
         document = open_json(log.storage.read(object), object)
         version, commit = document["version"], document["commit_id"]
-        record = log.find(version) if isinstance(version, int) and version >= 0 else None
+        record = log.find(version) if type(version) is int and 0 <= version < 2**63 else None
     except FileNotFoundError:
         return None             # between listing and reading
     except KeyError as error:
@@ -80,29 +81,44 @@ class Documents:
         """What is wrong, by document. Read again once before it is said: a live writer brings them on while we look."""
         return self._problems() and self._problems()
 
-    def ahead(self) -> tuple[int, list[list[int]]] | None:
+    def ahead(self) -> tuple[int, Extents] | None:
         """The version and extents that the root names, where this log has no such record: the log lost its end."""
         root = self._read(ROOT)
         try:
             ours = root["attributes"]["zstore"]
-            version, extents = int(ours["version"]), [[int(s), int(n)] for s, n in ours["extents"]]
-            if ours["store_id"] == self.story.store_id and version >= self.story.last and self._record(version) is None:
+            version, extents = ours["version"], Extents.read(ours["extents"])
+            if (ours["store_id"] == self.story.store_id and type(version) is int and self.story.last <= version < 2**63
+                    and self._record(version) is None):
                 return version, extents
         except (TypeError, KeyError, ValueError):
             pass
         return None
 
+    def other_head(self) -> str | None:
+        """The commit as which the root shows head, where it is another: nothing else vouches for the last record."""
+        root = self._read(ROOT)
+        try:
+            ours = root["attributes"]["zstore"]
+            commit = ours["commit_id"]
+            same = ours["store_id"] == self.story.store_id and ours["version"] == self.story.last
+            return str(commit) if same and self.story.ids[-1] not in (None, commit) else None
+        except (TypeError, KeyError):
+            return None
+
     def _problems(self) -> dict[str, str]:
         story, out = self.story, dict[str, str]()
         root = self._read(ROOT)
         shown = self._shown(root)
-        if isinstance(shown, str):
+        early = not story.projected and not self.log.storage.exists(ROOT)
+        if isinstance(shown, str) and not early:
             out[ROOT] = shown
         head = self.log.head() if story.head is None else story.head
         least = shown if isinstance(shown, Record) else self._record(story.oldest_projection) or head
         for f in self.log.schema_of(least).fields.values():
             name = array_name(f)
             document = self._read(name)
+            if early and not self.log.storage.exists(name):
+                continue
             if document is None:
                 out[name] = "it is missing, or no JSON"
             elif not self._is_array(document, f, least):
@@ -130,7 +146,7 @@ class Documents:
             return "it is missing, or no JSON"
         try:
             ours = root["attributes"]["zstore"]
-            record = self._record(int(ours["version"]))
+            record = self._record(ours["version"])
             if record is None or record.commit_id != ours["commit_id"] or record.store_id != ours["store_id"]:
                 return "it shows a version that this log does not have"
         except (TypeError, KeyError, ValueError):
@@ -164,14 +180,14 @@ class Documents:
 
     def _record(self, version: int) -> Record | None:
         try:
-            return self.log.find(version) if version >= 0 else None
+            return self.log.find(version) if type(version) is int and 0 <= version < 2**63 else None
         except (Corrupt, FormatError):
             return None
 
     def _read(self, name: str) -> Any:
         try:
-            return json.loads(self.log.storage.read(name))
-        except (OSError, ValueError, RecursionError):
+            return parse_json(self.log.storage.read(name), name)
+        except OSError:
             return None
 
 
@@ -185,17 +201,20 @@ def mend_documents(log: Log, names: Iterable[str], fields: Iterable[Field], tag:
             schema, now = log.schema_of(head), documents(log, head)
             wanted = {array_name(f): array_document(schema, f, head.length) for f in fields
                       if array_name(f) in names and array_name(f) not in now} | now
-            storage.make_folders(name.rpartition("/")[0] for name in wanted if name != ROOT)
+            folders = [name.rpartition("/")[0] for name in wanted if name != ROOT]
+            storage.make_folders(folders)
             for name, document in wanted.items():
+                if name == ROOT:
+                    storage.sync(folders)       # what the root speaks of is durable before it
                 if _parsed(storage.read(name) if storage.exists(name) else b"") != document:
                     storage.replace(storage.draft([to_bytes(document)], tag), name)
-            storage.sync(["", *(name.rpartition("/")[0] for name in wanted if name != ROOT)])
+            storage.sync([""])
             if log.head().version == head.version:
                 return
 
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_json(data, "a document")
+    except Corrupt:
         return None

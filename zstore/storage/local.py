@@ -7,24 +7,20 @@ never sees half an object and a crash leaves at most files in ``_zstore/tmp``.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from zstore._typing import Buffer
 from zstore.errors import Conflict, Corrupt
-from zstore.storage import flocks
-from zstore.storage.base import MOST_READ, TMP, Draft, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
+from zstore.storage.base import MOST_READ, TMP, Draft, Handle, Kind, Names, checked_tag
 from zstore.storage.descriptors import flush, flush_folder, named, read_at, write_all
-from zstore.storage.leases import STALE_S, Leases
-from zstore.storage.mounts import LACKING, Place, place_of
-from zstore.storage.signs import FolderSigns
+from zstore.storage.local_life import LocalLife
+from zstore.storage.mounts import LACKING
 
-_LIVE = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _T = TypeVar("_T")
 
@@ -82,17 +78,12 @@ class LocalHandle:
         self.close()
 
 
-class LocalStorage:
+class LocalStorage(LocalLife):
     """See ``Storage``. ``url`` is the absolute path; symbolic links in it are kept."""
 
     distant = False
     rewrites = True             # claims, locks and the fence keep others from our shards
-    _place: Place | None = None
-    _leased: Leases | None = None
     _alone = False              # the caller says that nobody else writes
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.url = os.path.abspath(os.fspath(path))
 
     def __repr__(self) -> str:
         return f"LocalStorage({self.url!r})"
@@ -106,11 +97,6 @@ class LocalStorage:
             return handle.read(0, handle.size)
         finally:
             handle.close()
-
-    @property
-    def patience_s(self) -> float:
-        """See ``Storage.patience_s``."""
-        return 2.0 if self._leases() is None else STALE_S + 2
 
     def offers(self) -> dict[str, str]:
         """See ``Storage.offers``."""
@@ -150,29 +136,6 @@ class LocalStorage:
     def folders(self, folder: str) -> Names:
         """See ``Storage.folders``."""
         return self._entries(folder, lambda entry: entry.is_dir())
-
-    def make_folders(self, folders: Iterable[str]) -> None:
-        """See ``Storage.make_folders``; PermissionError where that is not allowed.
-
-        Folders inside the store are synced even if they were there: another process may have made them a moment ago
-        and not have synced them yet, and our commit must not hang on its fsync.
-        """
-        inside = [checked_folder(folder) for folder in folders]
-        stale = _make(self.url)
-        for folder in inside:
-            self._own(folder)
-        for folder in inside:
-            path = self.url
-            for part in folder.split("/") if folder else ():
-                stale[path] = None
-                path = os.path.join(path, part)
-                with named(path):
-                    _make_one(path)
-        for path in stale:
-            flush_folder(path)
-        if os.path.dirname(self.url) not in stale:
-            with suppress(PermissionError):  # a parent that we may enter but not read; we made no name in it
-                flush_folder(os.path.dirname(self.url))
 
     def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
         """See ``Storage.draft``; OSError with the filename on a full or failing disk."""
@@ -250,39 +213,6 @@ class LocalStorage:
         with suppress(*_ABSENT):
             os.unlink(self._target(name))
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """See ``Storage.exclusive``: flock on ``_zstore/tmp`` itself, so the lock leaves no file behind."""
-        return self._exclusive()
-
-    def share_live(self, name: str) -> Lock:
-        """See ``Storage.share_live``."""
-        target, leases = self._target(name), self._leases()
-        if leases is not None:
-            return leases.share(name)
-        lock = self._flock(target, _LIVE, fcntl.LOCK_SH)
-        assert lock is not None
-        return lock
-
-    def try_exclusive_live(self, name: str) -> Lock | None:
-        """See ``Storage.try_exclusive_live``."""
-        target, leases = self._target(name), self._leases()
-        if leases is not None:
-            return leases.try_exclusive(name)
-        return self._flock(target, _LIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def is_held(self, name: str) -> bool:
-        """See ``Storage.is_held``; asks the lock."""
-        leases = self._leases()
-        if leases is not None:
-            return leases.is_held(name)
-        if not os.path.exists(self._path(name)):
-            return False
-        lock = self.try_exclusive_live(name)
-        if lock is None:
-            return True
-        lock.release()
-        return False
-
     def writable(self, only_writer: bool = False) -> None:
         """See ``Storage.writable``; asks the nearest folder there is, NotADirectoryError when that is a file."""
         place = self.url
@@ -309,75 +239,12 @@ class LocalStorage:
         except NotADirectoryError:
             return "file" if os.path.lexists(self.url) else "nothing"
 
-    def _where(self) -> Place:
-        if self._place is None:
-            self._place = place_of(self.url)
-        return self._place
-
-    def _leases(self) -> Leases | None:
-        """Signs of life, where a lock would not be seen by all who may write; None where flock is."""
-        if self._leased is None and (self._where().network or not self._where().locks):
-            self._leased = Leases(FolderSigns(self.url))
-        return self._leased
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self.url, checked(name))
-
-    def _target(self, name: str) -> str:
-        """The path of an object that is to be written."""
-        path = self._path(name)
-        self._own(name.rpartition("/")[0])
-        return path
-
-    def _own(self, folder: str) -> None:
-        """PermissionError for a folder that a symbolic link takes out of the store: what is written stays inside."""
-        root = os.path.realpath(self.url)
-        place = os.path.realpath(os.path.join(root, folder))
-        if place != root and not place.startswith(root.rstrip("/") + "/"):
-            raise PermissionError(f"{self.url}: the folder {folder} is a link that leads out of the store, to {place}; "
-                                  "nothing is written there")
-
-    def _folder(self, folder: str) -> str:
-        return self._path(folder) if folder != "" else self.url
-
     def _entries(self, folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> Names:
         try:
             with os.scandir(self._folder(folder)) as entries:
                 return sorted(entry.name for entry in entries if wanted(entry))
         except _ABSENT:
             return []
-
-    def _in_folder(self, path: str, act: Callable[[], _T]) -> _T:
-        try:
-            return act()
-        except FileNotFoundError:
-            # A store that was copied by a tool that skips empty folders; its tmp and live hold nothing durable.
-            if not os.path.isdir(self.url):
-                raise
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            return act()
-
-    def _flock(self, path: str, flags: int, operation: int) -> flocks.FileLock | None:
-        with named(path):
-            try:
-                return self._in_folder(path, lambda: flocks.take(path, flags, operation))
-            except IsADirectoryError:       # signs of life, of a store that was copied from where there are no locks
-                return flocks.take(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, operation)
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        path = os.path.join(self.url, TMP)
-        with flocks.door(path):
-            if not os.path.isdir(path):
-                self.make_folders([TMP])
-            # Without locks two machines may mix their documents: these are derived, and the next commit puts them right.
-            lock = self._flock(path, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX) if self._where().locks else None
-            try:
-                yield
-            finally:
-                if lock is not None:
-                    lock.release()
-
 
 def _path_of(draft: Draft) -> str:
     if not isinstance(draft, LocalDraft):
@@ -389,25 +256,3 @@ def _remove(path: str) -> None:
     # A temporary file that stays is litter for gc; it must not hide the error, or the success, that we are here for.
     with suppress(OSError):
         os.unlink(path)
-
-
-def _make(path: str) -> dict[str, None]:
-    """Make a folder and its missing parents; the folders in which a name is new, outermost first."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    changed: dict[str, None] = {}
-    for path in reversed(missing):
-        with named(path):
-            _make_one(path)
-        changed[os.path.dirname(path)] = None
-    return changed
-
-
-def _make_one(path: str) -> None:
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
