@@ -3,6 +3,9 @@ PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS ?= tests
 PYTEST_ARGS ?= -q -m "not slow"
+# Once is enough for these: what they show does not hang on what is installed.
+ONCE = $(foreach room,crash damage faults model,--ignore=tests/$(room))
+SECONDS ?= 60
 INPUTS = pyproject.toml constraints.txt
 
 # $(1) the folder, $(2) the interpreter. A folder that is half made has no stamp and is made anew.
@@ -13,7 +16,7 @@ define fresh
 	@$(2) -m venv $(1)
 endef
 
-.PHONY: demo test test-core test-312 test-main lint bench clean
+.PHONY: demo test test-core test-312 test-main lint bench soak matrix clean
 
 demo: .venv-demo/.stamp
 	@.venv-demo/bin/zstore demo
@@ -24,13 +27,13 @@ test: test-core test-312 test-main
 
 test-core: .venv-core/.stamp
 	@echo "core: no extras installed"
-	@.venv-core/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@.venv-core/bin/python -m pytest $(PYTEST_ARGS) $(ONCE) $(TESTS)
 
 test-312: $(INPUTS)
 	@if interpreter=$$($(FIND_312)); then \
 		$(MAKE) --no-print-directory .venv-312/.stamp INTERPRETER_312="$$interpreter" && \
 		.venv-312/bin/python -c 'import sys, zarr; print("newest: Python", sys.version.split()[0], "and zarr", zarr.__version__)' && \
-		.venv-312/bin/python -m pytest $(PYTEST_ARGS) $(TESTS); \
+		.venv-312/bin/python -m pytest $(PYTEST_ARGS) $(ONCE) $(TESTS); \
 	else echo "newest: SKIPPED, no Python 3.12 was found on this machine"; fi
 
 test-main: .venv-test/.stamp
@@ -44,6 +47,15 @@ FIND_312 = for try in python3.12 "env PYENV_VERSION=3.12.1 python"; do \
 lint: .venv-test/.stamp
 	.venv-test/bin/ruff check .
 	.venv-test/bin/mypy
+
+# Writers, readers, rollbacks, compactions and kills together, for as long as asked: make soak SECONDS=3600
+soak: .venv-test/.stamp
+	@.venv-test/bin/python -m zstore.testing.soak --seconds $(SECONDS)
+
+# Everything that the everyday tests sample: every step killed, every power loss, every fault, every byte. Hours.
+matrix: .venv-test/.stamp
+	@.venv-test/bin/python -m zstore.testing.crash --full
+	@.venv-test/bin/python -m pytest -q -m slow --timeout=36000 $(TESTS)
 
 bench: .venv-bench/.stamp
 	@for script in benchmarks/bench_*.py; do .venv-bench/bin/python "$$script" || exit 1; done
