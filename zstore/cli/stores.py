@@ -17,6 +17,12 @@ def add_url(parser: argparse.ArgumentParser) -> None:
                         help="an option of the URL's storage, such as -o anon=true; may be given again")
 
 
+def add_options(parser: argparse.ArgumentParser, flag: str, whose: str) -> None:
+    """Storage options of one of several URLs."""
+    parser.add_argument(flag, metavar="KEY=VALUE", action="append", type=_option, default=[],
+                        help=f"an option of {whose}'s storage, such as anon=true; may be given again")
+
+
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Which version to read."""
     which = parser.add_mutually_exclusive_group()
