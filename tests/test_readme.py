@@ -47,6 +47,18 @@ assert (zarr.open_group("runs/a.zarr", mode="r")["vectors"][:5] == run[:5]).all(
     assert done.returncode == 0, done.stderr
 
 
+def test_keeping_house_behind_the_example(tmp_path: Path) -> None:
+    house = next(str(block.values[0]) for block in BLOCKS if "zstore.compact(" in str(block.values[0]))
+    checks = """
+assert (zstore.Reader("runs/a.zarr").find(["doc-17"]) == -1).all()
+small = zstore.Reader("runs/a-small.zarr")
+assert len(small) == 2997 and (small.find(["doc-17", "doc-3"]) >= 0).tolist() == [False, True]
+"""
+    quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
+    done = run_python(str(BLOCKS[0].values[0]) + quiet + house + checks, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_has_blocks_that_run() -> None:
     assert any(block.values[1] is None for block in BLOCKS)
 

@@ -120,8 +120,6 @@ class RemoteStorage:
                 "locks": f"signs of life, stale after {leases.STALE_S:g} s" if self._service.dated else "no: one writer only",
                 "mapping": "no"}
 
-    # -- reading ---------------------------------------------------------------------------------------------------
-
     def read(self, name: str) -> bytes:
         """See ``Storage.read``; one request."""
         return self.fetch(name)[0]
@@ -173,8 +171,6 @@ class RemoteStorage:
     def kind(self) -> Kind:
         """See ``Storage.kind``."""
         return patiently(lambda: self._backend.kind())
-
-    # -- writing ---------------------------------------------------------------------------------------------------
 
     def make_folders(self, folders: Iterable[str]) -> None:
         """See ``Storage.make_folders``; object stores have none, and only the names are checked."""
@@ -229,9 +225,9 @@ class RemoteStorage:
     def writable(self, only_writer: bool = False) -> None:
         """See ``Storage.writable``; once per storage, with an object that it writes and removes."""
         if self._create_holds is None:
-            held = patiently(self._probe)
-            # What was not refused is asked once more: somebody may have collected the object between two requests.
-            self._create_holds, self._rewrite_holds = held if held[0] else patiently(self._probe)
+            self._create_holds, self._rewrite_holds = patiently(self._probe)
+        if not self._create_holds:      # asked once more: somebody may have collected the object between two requests
+            self._create_holds, self._rewrite_holds = patiently(self._probe)
         if not self._create_holds and not only_writer:
             raise Conflict(
                 f"{self.url} can't be written by several writers: {scheme_of(self._address)}:// has no atomic creation that "
@@ -249,8 +245,6 @@ class RemoteStorage:
             with suppress(OSError):
                 self._backend.delete(name)
         return creates and self._backend.atomic, rewrites
-
-    # -- locks -----------------------------------------------------------------------------------------------------
 
     def exclusive(self) -> AbstractContextManager[None]:
         """One lock among the threads of this process; other processes are kept off by the conditions of ``rewrite``."""
@@ -277,8 +271,6 @@ class RemoteStorage:
         """See ``Storage.is_held``: a sign of life is fresh."""
         checked(name)
         return self._service.dated and self._leases.is_held(name)
-
-    # -- below -----------------------------------------------------------------------------------------------------
 
     def _shown(self, name: str) -> str:
         return f"{self.url}/{name}"
