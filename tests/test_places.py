@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from zstore.errors import Conflict
 from zstore.storage import leases, local_life, mounts
 from zstore.storage.local import LocalStorage
 from zstore.storage.mounts import Place, file_system, place_of
+from zstore.storage.signs import FolderSigns
 
 
 def rows(start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +126,7 @@ def test_a_store_from_a_place_without_locks(url: str, monkeypatch: pytest.Monkey
     live.unlink()
     live.mkdir()
     (live / "0123").write_bytes(b"1")
+    os.utime(live / "0123", (time.time() - 100,) * 2)
     with zstore.Writer(url) as writer:
         writer.append(*rows(5, 5))
     assert zstore.Reader(url).ids.tolist() == list(range(10))
@@ -134,3 +137,61 @@ def test_what_a_place_offers_is_stated(tmp_path: Path, network: None) -> None:
     said = LocalStorage(tmp_path / "a.zarr").offers()
     assert said == {"file system": "nfs4", "create": "atomic (link)", "rewrite": "atomic (rename)",
                     "locks": "signs of life, every 20 s", "mapping": "yes"}
+
+
+def test_a_member_that_comes_while_the_last_one_leaves(tmp_path: Path) -> None:
+    signs, wrong = FolderSigns(str(tmp_path)), []
+
+    def come_and_go(name: str) -> None:
+        try:
+            for _ in range(300):
+                signs.touch(f"_zstore/live/5/{name}")
+                signs.remove(f"_zstore/live/5/{name}")
+        except OSError as error:
+            wrong.append(error)
+    threads = [threading.Thread(target=come_and_go, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_signs_of_another_machine_are_seen_from_the_servers_own_disk(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zstore.Writer(url, rows_per_shard=16) as writer:
+        writer.append(*rows(0, 5))
+        version = writer.commit().session
+    live = Path(url) / "_zstore/live" / f"{version:020d}"
+    live.unlink()
+    lease = leases.Leases(FolderSigns(url)).share(f"_zstore/live/{version:020d}")
+    monkeypatch.setattr(LocalStorage, "patience_s", 0.2)
+    with pytest.raises(Conflict, match="is being written by"):
+        zstore.Writer(url)
+    lease.release()
+    with zstore.Writer(url) as writer:
+        writer.append(*rows(5, 5))
+    assert zstore.Reader(url).ids.tolist() == list(range(10))
+
+
+def test_a_lock_that_is_never_let_go_holds_up_no_commit(url: str, monkeypatch: pytest.MonkeyPatch, children: Any) -> None:
+    """Somebody was stopped in the midst of the projection: the rows are committed, and the documents wait."""
+    with zstore.Writer(url, rows_per_shard=16) as writer:
+        writer.append(*rows(0, 5))
+    monkeypatch.setattr(local_life, "LOCK_S", 0.2)
+    holder = children.start("""
+        import sys, time
+        from zstore.storage.local import LocalStorage
+        with LocalStorage(sys.argv[1]).exclusive():
+            print("held", flush=True)
+            sys.stdin.readline()
+    """, url)
+    assert children.line(holder) == "held"
+    with pytest.warns(UserWarning, match="documents could not be brought to head.*locked by another process"):
+        writer = zstore.Writer(url)
+        writer.append(*rows(5, 5))
+        writer.commit()
+    children.tell(holder)
+    holder.wait(30)
+    writer.close()
+    assert zstore.Reader(url).ids.tolist() == list(range(10))
+    assert zstore.verify(url) == []

@@ -447,3 +447,77 @@ def test_no_secret_is_in_the_store_or_in_what_is_printed(s3: Any, place: Place, 
         folders += [inside + name for name in storage.folders(folder)]
         for name in storage.list(folder):
             assert secret.encode() not in storage.read(inside + name)
+
+
+def test_what_surely_never_left_this_machine_is_not_in_doubt(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network goes as a record is created: an error, and when it is back the same writer commits."""
+    url, options = place
+    monkeypatch.setattr("zstore.storage.patience.PATIENCE_S", 0.3)
+    monkeypatch.setattr("zstore.commits.publish.IN_DOUBT_S", 0.0)
+    real = {"put": S3Backend.put, "get": S3Backend.get}
+    down: list[bool] = []
+
+    def broken(what: str) -> Callable[..., Any]:
+        def call(self: Any, name: str, *args: Any, **options: Any) -> Any:
+            if what == "put" and "commits/" in name:
+                down.append(True)
+            if down:
+                raise Doubtful("connection refused", sent=False)
+            return real[what](self, name, *args, **options)
+        return call
+
+    with zstore.Writer(url, storage_options=options, commit_every_s=None) as writer:
+        append(writer, [1])
+        writer.commit()
+        append(writer, [2])
+        with monkeypatch.context() as patch:
+            for what in real:
+                patch.setattr(S3Backend, what, broken(what))
+            with pytest.raises(TimeoutError):
+                writer.commit()
+        writer.commit()
+    assert_holds(place, {0: [1, 2]})
+
+
+def test_a_put_that_landed_though_it_failed_in_a_way_of_its_own(place: Place) -> None:
+    """An answer that nobody can read: the next, longer tail goes over what is there."""
+    url, options = place
+    with zstore.Writer(url, storage_options=options, commit_every_s=None) as writer:
+        append(writer, [1])
+        writer.commit()
+        fs = writer._storage._fs
+        call, spoiled = fs._call_s3, []
+
+        async def bad(method: str, *args: Any, **more: Any) -> Any:
+            answer = await call(method, *args, **more)
+            if method == "put_object" and "/c.0" in more["Key"] and not spoiled:
+                spoiled.append(more["Key"])
+                raise ValueError("unparsable answer")
+            return answer
+
+        fs._call_s3 = bad
+        try:
+            append(writer, [2])
+            with pytest.raises(OSError, match="unparsable answer"):
+                writer.commit()
+            append(writer, [3])
+            writer.commit()
+        finally:
+            fs._call_s3 = call
+    assert spoiled
+    assert_holds(place, {0: [1, 2, 3]})
+
+
+def test_a_column_that_was_added_to_is_no_tail_again(place: Place) -> None:
+    """add_field begins a fresh shard, also for a writer that loads its own mark behind it."""
+    url, options = place
+    with zstore.Writer(url, storage_options=options, rows_per_shard=64) as writer:
+        append(writer, range(20))
+    with zstore.Writer(url, storage_options=options) as writer:
+        writer.add_field("x", np.arange(20, dtype="i4"), fill=-1)
+        before = writer._storage.read("x/c.0")
+        writer.load_state_dict(writer.state_dict())
+        append(writer, range(20, 30))
+        writer.commit()
+        assert writer._storage.read("x/c.0") == before
+    assert_holds(place, {0: list(range(30))})

@@ -105,3 +105,17 @@ def test_appends_beside_commits(url: str, written: dict[str, list[bytes]], sound
     assert sorted(zstore.Reader(url).ids.tolist()) == list(range(3001))
     assert all(len(set(contents)) == 1 for contents in written.values())
     sound(url)
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless"])
+def test_a_shard_that_ends_with_a_block(url: str, codec: str, written: dict[str, list[bytes]],
+                                        sound: Callable[[str], None]) -> None:
+    """Commits that fall on the end of a block end the shard as well, and hand none over."""
+    with zstore.Writer(url, codec=codec, rows_per_shard=4096) as writer:
+        for start in range(0, 4096, 1024):
+            writer.append(*batch(start, 1024, "int64"))
+            writer.commit()
+    assert len(written["vectors/c.0.0"]) == 1 and all(len(contents) == 1 for contents in written.values())
+    assert zstore.Reader(url)._now()[0].record.tail is None
+    assert zstore.Reader(url).ids.tolist() == list(range(4096))
+    sound(url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -311,4 +312,39 @@ def test_the_fence(url: str, when: str, children: Any, sound: Callable[[str], No
         taken_over = {path: path.read_bytes() for path in Path(url).glob("*/c.1*")}
         assert all(shards.get(path) == data for path, data in taken_over.items())
     assert_holds(url, [0, 1, 2, 3, 4, *range(100, 105)])
+    sound(url)
+
+
+def test_rows_that_come_in_while_a_wasteful_shard_is_left(url: str, monkeypatch: pytest.MonkeyPatch,
+                                                          sound: Callable[[str], None]) -> None:
+    """A block fills, and is encoded, between the write of the tail and the decision to leave it: its rows stay."""
+    from zstore.writing import committer
+
+    rng, put, seen = np.random.default_rng(0), 0, []
+    publish = committer.publish
+
+    def append(writer: zstore.Writer, count: int) -> None:
+        nonlocal put
+        writer.append(np.arange(put, put + count), rng.standard_normal((count, 8)).astype(np.float32))
+        put += count
+
+    def slowly(*args: Any) -> Any:
+        record, pipeline = publish(*args), writer._core.pipeline
+        if not seen and pipeline.shard is not None and pipeline.shard.is_wasteful and pipeline._filling is not None:
+            thread = threading.Thread(target=append, args=(writer, pipeline._filling.rows - pipeline._filling.filled))
+            thread.start()
+            thread.join()
+            while pipeline.shard.rows == pipeline.shard.written:        # until the worker has encoded them
+                time.sleep(0.001)
+            seen.append(pipeline.shard.rows)
+        return record
+
+    monkeypatch.setattr(committer, "publish", slowly)
+    with zstore.Writer(url, codec="lossless", rows_per_shard=4096, commit_every_s=None) as writer:
+        append(writer, 900)
+        for _ in range(60):
+            append(writer, 3)
+            writer.commit()
+        assert seen
+    assert zstore.Reader(url).ids.tolist() == list(range(put))
     sound(url)

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
-from zstore.commits.opening import Request, create_store, open_session, reopen_session
+from zstore.commits.opening import Request, Session, create_store, open_session
 from zstore.commits.tags import check_free, put_tag
-from zstore.errors import BehindCheckpoint, Conflict, StaleWriter, ZStoreError
+from zstore.errors import AlreadyExists, BehindCheckpoint, Conflict, StaleWriter, ZStoreError
 from zstore.format.record import MAX_META_BYTES, Record
-from zstore.format.schema import Schema
 from zstore.notices import logger, warn
 from zstore.storage import open_storage
 from zstore.writing import registry
@@ -94,8 +93,7 @@ class Writer:
         try:
             self._open_existing()
         except BaseException:
-            self._closed = True
-            registry.leave(self.url, self)
+            self._let_go()
             raise
         self._clock = clock
         clock.start()
@@ -152,7 +150,13 @@ class Writer:
             return None
         record = self._commit(meta)
         if tag is not None:
-            put_tag(self._log, tag, record)
+            try:
+                put_tag(self._log, tag, record)
+            except AlreadyExists:
+                raise
+            except OSError as error:
+                raise OSError(error.errno, f"{self.url}: the rows are committed as version {record.version}, but the tag "
+                              f"{tag!r} may not be there: {error}") from error
         return Commit.of(record, tag)
 
     def close(self) -> None:
@@ -263,10 +267,10 @@ class Writer:
         self._check_options()
         head = self._log.head()
         session = open_session(self._log, self._request)
-        opened, schema = session.opening, self._log.schema_of(session.opening)
+        opened = session.opening
         if self._request.takeover and opened.version and opened.opens:
             logger.warning("%s: taken over from pid %d on %s", self.url, head.session.pid, head.session.host)
-        self._core = self._make_core(session, schema)
+        self._core = self._make_core(session)
         self._say_cut(head, opened)
 
     def _begin(self, ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any]) -> Committer | None:
@@ -278,22 +282,20 @@ class Writer:
         if session is None:                 # another writer was faster: join it, or be refused
             self._open_existing()
         else:
-            self._core = self._make_core(session, schema)
+            self._core = self._make_core(session)
         return self._core
 
-    def _make_core(self, session: Any, schema: Schema) -> Committer:
+    def _make_core(self, session: Session) -> Committer:
         if self._crew is None:
             self._crew, self._conductor = Crew(2, "zstore-write"), Crew(1, "zstore-commit")
-        return Committer(self._log, session, schema, self._crew)
+        return Committer.begin(self._log, session, self._crew)
 
     def _roll_back(self, core: Committer, target: Record) -> None:
         with core.lock:
             head = self._log.head()
             self._options.check(self._log.schema_of(target), self.url)
-            session = reopen_session(self._log, core.session, target)
-            core.pipeline.stop()
-            self._core = self._make_core(session, self._log.schema_of(session.opening))
-        self._say_cut(head, session.opening)
+            self._core = core.rolled_back(target)
+        self._say_cut(head, self._core.session.opening)
 
     def _say_cut(self, head: Record, opened: Record) -> None:
         cut = len(head.extents - opened.extents)

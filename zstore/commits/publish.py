@@ -10,7 +10,7 @@ from typing import Any
 
 from zstore.commits.claims import check_fence
 from zstore.commits.log import Log
-from zstore.errors import InDoubt
+from zstore.errors import Corrupt, InDoubt
 from zstore.format.extents import Extents
 from zstore.format.layout import COMMITS, commit_name
 from zstore.format.record import Record, SessionInfo, parse_record
@@ -72,16 +72,18 @@ def publish(log: Log, session: SessionInfo, make: Callable[[Record], Record]) ->
 def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Create this number's record; False when another writer's is there. The name is durable on return.
 
-    A create that failed on a settled backend (a local link, memory) did not happen and raises as it is. A failed sync
-    of the folder is in doubt: the same number and commit id again, until time runs out."""
+    A create that failed on a settled backend (a local link, memory) and that left no record did not happen, and raises as it
+    is. Where that can't be seen either, or the sync of the folder failed, it is in doubt: the same number and commit id again,
+    until time runs out."""
     name, data = commit_name(record.version), record.to_bytes()
     parse_record(data, record.version, name)        # a record that no reader takes would be in the way for ever
     deadline = time.monotonic() + IN_DOUBT_S
-    landed = False
+    landed = tried = False
     while True:
         try:
             if not landed:
                 draft = storage.draft([data], f"{record.session.opened:020d}")
+                tried = True
                 landed = storage.create(draft, name) or _is_mine(storage, record)
                 if not landed:
                     return False
@@ -90,15 +92,23 @@ def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], 
         except InDoubt:
             raise                   # a distant storage has tried this very record again until its time ran out
         except OSError as error:
+            if storage.distant and not landed:
+                raise               # settled: it tried until its time ran out, and would have said InDoubt
             if not landed:
-                landed = _is_mine(storage, record)
-                if not landed:
+                try:
+                    landed = _is_mine(storage, record)
+                    unseen = False
+                except Corrupt:
+                    raise
+                except OSError:
+                    unseen = True
+                if not (landed or (unseen and tried)):
                     if isinstance(error, FileNotFoundError) and storage.exists(name):
                         return False        # gc took the draft of an opener that slept while others wrote
                     raise
             if time.monotonic() > deadline:
-                raise InDoubt(f"{storage.url}: version {record.version} was written, but the disk did not confirm its "
-                              f"folder ({error}); it is there wholly or not at all. Open the store again to see which"
+                raise InDoubt(f"{storage.url}: version {record.version} was written, or may have been, but the disk did "
+                              f"not confirm it ({error}); it is there wholly or not at all. Open the store again to see which"
                               ) from error
             sleep(0.05)
 

@@ -67,15 +67,13 @@ def rewrite(backend: Backend, name: str, data: bytes, over: str | None, shown: s
     patience, mine, why = Patience(), likeness(data, len(data)), ""
     while True:
         try:
+            tried[mine] = None      # before the request: whatever goes wrong from here on, it may have landed
             try:
                 generation = backend.put(name, data, absent=over is None, over=over)
                 tried.clear()
                 return generation
-            except Unmet as error:
+            except (Unmet, Doubtful) as error:
                 why = str(error)
-            except Doubtful as error:
-                why = str(error)
-                tried[mine] = None
             found = _look(backend, name)
             if found is not None and found[0] == mine:
                 tried.clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -16,6 +18,7 @@ from zstore.storage.mounts import Place, place_of
 from zstore.storage.signs import FolderSigns
 
 _LIVE = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+LOCK_S = 10.0
 
 
 class LocalLife(Folder):
@@ -38,21 +41,19 @@ class LocalLife(Folder):
         target, signs = self._target(name), self._leases()
         if signs is not None:
             return signs.share(name)
-        lock = self._flock(target, _LIVE, fcntl.LOCK_SH)
-        assert lock is not None
-        return lock
+        return self._patiently(target, _LIVE, fcntl.LOCK_SH)
 
     def try_exclusive_live(self, name: str) -> Lock | None:
         """See ``Storage.try_exclusive_live``."""
-        target, signs = self._target(name), self._leases()
-        if signs is not None:
+        target, signs = self._target(name), self._signs_of(name)
+        if signs is not None and (self._leases() is not None or signs.try_exclusive(name) is None):
             return signs.try_exclusive(name)
         return self._flock(target, _LIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def is_held(self, name: str) -> bool:
         """See ``Storage.is_held``; asks the lock."""
-        signs = self._leases()
-        if signs is not None:
+        signs = self._signs_of(name)
+        if signs is not None and (self._leases() is not None or signs.is_held(name)):
             return signs.is_held(name)
         if not os.path.exists(self._path(name)):
             return False
@@ -73,6 +74,22 @@ class LocalLife(Folder):
             self._leased = Leases(FolderSigns(self.url))
         return self._leased
 
+    def _signs_of(self, name: str) -> Leases | None:
+        """The same; and where another machine, to which this folder is a network's, shows signs of life."""
+        if self._leases() is None and os.path.isdir(self._path(name)):
+            return Leases(FolderSigns(self.url))
+        return self._leases()
+
+    def _patiently(self, path: str, flags: int, operation: int) -> flocks.FileLock:
+        """The lock, or TimeoutError: whoever holds it for longer than it takes was stopped in the midst of it."""
+        deadline, pause = time.monotonic() + LOCK_S, 0.0005
+        while (lock := self._flock(path, flags, operation | fcntl.LOCK_NB)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"locked by another process for {LOCK_S:.0f} s", path)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        return lock
+
     def _flock(self, path: str, flags: int, operation: int) -> flocks.FileLock | None:
         with named(path):
             try:
@@ -87,7 +104,7 @@ class LocalLife(Folder):
             if not os.path.isdir(path):
                 self.make_folders([TMP])
             # Without locks two machines may mix their documents: these are derived, and the next commit puts them right.
-            lock = self._flock(path, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX) if self._where().locks else None
+            lock = self._patiently(path, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX) if self._where().locks else None
             try:
                 yield
             finally:

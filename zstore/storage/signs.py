@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from contextlib import suppress
@@ -15,14 +16,19 @@ class FolderSigns:
 
     def touch(self, name: str) -> None:
         """Write one byte, which makes the server date the file; setting a date would take this machine's clock."""
-        path = os.path.join(self._root, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        descriptor = self._made(os.path.join(self._root, name))
         try:
             os.pwrite(descriptor, b"1", 0)
             os.fsync(descriptor)        # NFS keeps what is written to itself for a while
         finally:
             os.close(descriptor)
+
+    def _made(self, path: str) -> int:
+        for _ in range(100):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileNotFoundError):       # the last one that left has just removed the folder
+                return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def stamps(self, folder: str) -> dict[str, float]:
         """Each file is opened: an NFS client asks the server for its date then, and answers from memory otherwise."""
@@ -33,11 +39,11 @@ class FolderSigns:
             return {}
         for name in names:
             with suppress(FileNotFoundError, IsADirectoryError):
-                descriptor = os.open(os.path.join(path, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
-                    out[name] = os.fstat(descriptor).st_mtime
-                finally:
-                    os.close(descriptor)
+                    out[name] = _date(os.path.join(path, name))
+                except OSError as error:
+                    if error.errno != errno.ESTALE:         # removed a moment ago
+                        raise
         return out
 
     def now(self) -> float:
@@ -57,3 +63,11 @@ class FolderSigns:
         if os.path.basename(os.path.dirname(path)) != "tmp":
             with suppress(OSError):
                 os.rmdir(os.path.dirname(path))
+
+
+def _date(path: str) -> float:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)

@@ -9,12 +9,12 @@ import numpy as np
 
 from zstore.commits.claims import claim_path
 from zstore.commits.publish import Delta, publish
-from zstore.errors import Conflict
+from zstore.errors import Conflict, InDoubt, StaleWriter
 from zstore.format.extents import Extents
 from zstore.format.keys import StringIds, pack_strings
 from zstore.format.layout import CLAIMS, shard_name
 from zstore.format.record import Record
-from zstore.format.schema import MAX_SHARD_BYTES, Field, Schema, check_field_name, make_field
+from zstore.format.schema import MAX_FIELDS, MAX_SHARD_BYTES, Field, Schema, check_field_name, make_field
 from zstore.shards.build import FieldBody
 from zstore.writing.committer import Committer
 from zstore.writing.door import first_field, read_field
@@ -26,13 +26,19 @@ def add_column(core: Committer, name: str, values: Any, fill: Any) -> Record:
 
     ValueError or TypeError before anything is written."""
     with core.lock:
-        return _add(core, name, values, fill)
+        try:
+            return _add(core, name, values, fill)
+        except (StaleWriter, InDoubt) as error:
+            core.end(error)         # or the next commit might follow a schema whose column its shards lack
+            raise
 
 
 def _add(core: Committer, name: str, values: Any, fill: Any) -> Record:
     check_field_name(name)
     if name in core.schema.fields:
         raise ValueError(f"the store has a field {name!r} already; append to it, or choose another name")
+    if len(core.schema.fields) >= MAX_FIELDS:
+        raise ValueError(f"the store has {MAX_FIELDS} fields, the most that it may have")
     head = core.commit()
     if head.rows == 0:
         raise ValueError("the store has no rows yet: pass the field with the first batch")
@@ -69,7 +75,7 @@ def _write_and_publish(core: Committer, head: Record, field: Field, column: Any)
     for shard in sorted({s for start, count in head.extents
                          for s in range(start // per_shard, (start + count - 1) // per_shard + 1)}):
         parts = _shard_parts(schema, field, head.extents, shard, column, session.commit_id)
-        storage.replace(storage.draft(parts, tag), shard_name(field, shard))
+        storage.rewrite(storage.draft(parts, tag), shard_name(field, shard), None)
     storage.sync([path, CLAIMS])
     delta = Delta(secrets.token_hex(16), next=core.pipeline.next_shard, definition=schema)
     record = publish(core.log, session, lambda parent: _only_if(parent, head, delta.apply(

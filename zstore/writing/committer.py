@@ -9,7 +9,7 @@ from typing import Any
 
 from zstore.commits.claims import check_fence
 from zstore.commits.log import Log
-from zstore.commits.opening import Session
+from zstore.commits.opening import Session, reopen_session
 from zstore.commits.projection import project
 from zstore.commits.publish import Delta, publish
 from zstore.errors import InDoubt, StaleWriter, ZStoreError
@@ -25,19 +25,44 @@ from zstore.writing.pipeline import Pipeline
 
 
 class Committer:
-    """One session's publishing. ``lock`` is shared by clock commits, ``commit`` and ``state_dict``."""
+    """One session's publishing. ``lock`` is shared by clock commits, ``commit`` and ``state_dict``. Its session is open
+    already, so making one does nothing that may fail: ``begin`` and ``rolled_back`` do that, each in its order."""
 
     def __init__(self, log: Log, session: Session, schema: Schema, crew: Crew) -> None:
         self.log, self.session, self.schema = log, session, schema
         self.lock = threading.RLock()
-        log.storage.make_folders([f.path for f in schema.fields.values()])
-        self._crew = crew
+        self.crew = crew
         self.pipeline = Pipeline(log, session, schema, crew)
         self._counter = Counter(log.storage, schema, session.opening)
         self._merger = Merger(log.storage, schema, session.info, crew)
         self._poison: ZStoreError | None = None
         self.superseded = 0             # keys of earlier sessions that this one wrote again
         self.bring_projection()
+
+    @classmethod
+    def begin(cls, log: Log, session: Session, crew: Crew) -> Committer:
+        """Of a session that was just opened; it is let go of where something fails, or this process would keep every later
+        writer out."""
+        try:
+            schema = log.schema_of(session.opening)
+            _make_folders(log, schema)
+            return cls(log, session, schema, crew)
+        except BaseException:
+            session.lock.release()
+            raise
+
+    def rolled_back(self, target: Record) -> Committer:
+        """The same writer's next session, with the rows of ``target``. What may fail comes before its record: from then on
+        this one is fenced."""
+        schema = self.log.schema_of(target)
+        _make_folders(self.log, schema)
+        try:
+            session = reopen_session(self.log, self.session, target)
+        except (StaleWriter, InDoubt) as error:
+            self.end(error)
+            raise
+        self.pipeline.stop()
+        return Committer(self.log, session, schema, self.crew)
 
     @property
     def tag(self) -> str:
@@ -51,9 +76,13 @@ class Committer:
             try:
                 return self._commit(meta, closing)
             except (StaleWriter, InDoubt) as error:
-                self._poison = error
-                self.pipeline.fail(error)
+                self.end(error)
                 raise
+
+    def end(self, error: ZStoreError) -> None:
+        """This writer is fenced, or in doubt: it writes no more, and says this each time it is asked to."""
+        self._poison = error
+        self.pipeline.fail(error)
 
     def check(self) -> None:
         """Raise what ended this writer."""
@@ -76,6 +105,8 @@ class Committer:
         if not cut.rows and meta is None and tail is None:
             head = self.log.head()
             check_fence(head, self.session.info, self.log.storage.url)
+            if closing and self._behind:
+                self.bring_projection()
             return head
         record = self._publish(cut, count, merged, meta, tail)
         with pipeline.held():
@@ -100,7 +131,7 @@ class Committer:
             cut = pipeline.pending.cut()
             return cut, self._counter.count(head, cut)
 
-        done: list[Any] = self._crew.run_all([*pipeline.tail_writes(self.tag), cut_and_count])
+        done: list[Any] = self.crew.run_all([*pipeline.tail_writes(self.tag), cut_and_count])
         pipeline.tail_is_written()
         pipeline.await_seal()
         cut, count = done[-1]
@@ -127,8 +158,10 @@ class Committer:
 
     def bring_projection(self) -> None:
         """Zarr's documents to head. The rows are committed already: a failure here is a warning, tried again later."""
+        self._behind = True
         try:
             project(self.log, self.tag)
+            self._behind = False
         except (OSError, ZStoreError) as error:
             warn(f"{self.log.storage.url}: the rows are committed, but Zarr's documents could not be brought to head "
                  f"({error}); the next commit, or `zstore verify --repair`, tries again")
@@ -137,5 +170,10 @@ class Committer:
         """Go on with a schema that has one field more; nothing is pending and a fresh shard comes next."""
         old, self.schema = self.pipeline, schema
         old.stop()
-        self.pipeline = Pipeline(self.log, replace(self.session, taken=None), schema, self._crew)
+        self.session = replace(self.session, taken=None)
+        self.pipeline = Pipeline(self.log, self.session, schema, self.crew)
         self.pipeline.next_shard = old.next_shard
+
+
+def _make_folders(log: Log, schema: Schema) -> None:
+    log.storage.make_folders([f.path for f in schema.fields.values()])

@@ -87,7 +87,7 @@ class Counter:
             if header is None or header.epochs is None or any(span[0] in epochs for span in header.epochs):
                 wanted.append(run)
             else:
-                others += list(header.extents)
+                others += header.extents.pairs
         rest = extents - Extents(others)
         self._ids.cover(rest)
         self._epochs.cover(rest)

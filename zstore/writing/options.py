@@ -17,6 +17,7 @@ from zstore.format.keys import pack_strings
 from zstore.format.schema import (
     EPOCH,
     IDS,
+    MAX_FIELDS,
     MAX_SHARD_BYTES,
     MAX_SHARD_ROWS,
     VECTORS,
@@ -93,6 +94,8 @@ class Options:
                   EPOCH: make_field(EPOCH, "int32", (), rows, fill=-1)}
         for name, (kind, per_row, fill) in specs.items():
             fields[name] = make_field(name, kind, per_row, rows, fill=fill)
+        if len(fields) > MAX_FIELDS:
+            raise ValueError(f"{len(fields)} fields are too many; a store has at most {MAX_FIELDS}")
         for f in fields.values():
             if f.row_bytes * rows > MAX_SHARD_BYTES:
                 raise ValueError(f"{rows} rows of the field {f.name!r} are {f.row_bytes * rows} bytes; a shard holds at most "

@@ -20,11 +20,12 @@ from zstore.format.layout import CLAIMS
 from zstore.format.schema import EPOCH, IDS, VECTORS, Schema
 from zstore.notices import logger
 from zstore.writing.blocks import Block
-from zstore.writing.crew import Crew, Job
+from zstore.writing.crew import Crew
 from zstore.writing.door import Batch
 from zstore.writing.entries import Pending
 from zstore.writing.pool import BlockPool
 from zstore.writing.sealing import OpenShard, count_nonfinite
+from zstore.writing.seals import Seals
 
 FATAL = (StaleWriter, InDoubt)
 PAUSE_S = 0.0005            # how often an append that has to wait looks whether it still has to
@@ -51,10 +52,9 @@ class Pipeline:
         self._lock = threading.RLock()
         self._door = threading.Condition(self._lock)
         self._failure: BaseException | None = None
-        self._seal_broke = False
         self._stopped = False
         self.shard: OpenShard | None = None
-        self._sealing: tuple[Job[None], OpenShard] | None = None
+        self._seals = Seals(self._storage, crew, f"{session.info.opened:020d}", self._is_sealed, self.fail)
         self.pending = Pending(self._storage, schema, session.info)
         self._taken = session.taken
         threading.Thread(target=self._work, name="zstore-encode", daemon=True).start()
@@ -178,6 +178,9 @@ class Pipeline:
             filled = block.filled if block is not None else 0
         for _ in range(whole):
             self._add_block(self._queue[0])
+        if not self._storage.rewrites:
+            self._seal_early()
+            return
         if block is None or filled == block.noted:
             return
         shard = self._shard()
@@ -195,6 +198,14 @@ class Pipeline:
             self._whole_rows = block.first + block.filled
             self._filling = None
 
+    def _seal_early(self) -> None:
+        """The same for a shard whose rows ended with a block."""
+        shard = self.shard
+        if shard is not None and shard.rows:
+            self._seals.wait()
+            self.shard = None
+            self._seals.begin(shard)
+
     def tail_writes(self, tag: str) -> list[Callable[[], None]]:
         """What writes the unfilled shard's objects as of now; the caller holds ``shard_lock`` until all of it is done."""
         if self.shard is None or self.shard.rows == self.shard.written:
@@ -209,19 +220,15 @@ class Pipeline:
 
     def await_seal(self) -> None:
         """Wait for the full shard that is being written; one that failed is written again from memory."""
-        while self._sealing is not None:
-            job, shard = self._sealing
-            try:
-                job.result()
-            except BaseException:
-                self._write_full(shard)         # raises what goes wrong now, and is tried again the next time
-            self._sealing, self._seal_broke = None, False
+        self._seals.wait()
 
     def leave_shard(self) -> bool:
-        """Begin a fresh shard with the next row, if the filling block holds nothing but what is noted."""
+        """Begin a fresh shard with the next row, if all rows that there are have been written."""
         with self._lock:
-            if self._filling is not None and self._filling.filled > self._filling.noted:
+            if self._queue or (self._filling is not None and self._filling.filled > self._filling.noted):
                 return False
+            if self.shard is not None and self.shard.rows != self.shard.written:
+                return False            # the worker has encoded what came in while the record was published
             self._release([*([] if self._filling is None else [self._filling]),
                            *([] if self.shard is None else self.shard.held)])
             self._filling, self.shard, self._taken = None, None, None
@@ -231,7 +238,7 @@ class Pipeline:
         """The shard that a clean close may hand over: this writer's, not full, and written as it is."""
         if self._taken is not None:
             return self._taken[0]
-        if self.shard is None or self.shard.rows == 0 or self.shard.rows != self.shard.written:
+        if not self._storage.rewrites or self.shard is None or self.shard.rows == 0 or self.shard.rows != self.shard.written:
             return None
         return self.shard.number
 
@@ -253,6 +260,9 @@ class Pipeline:
         except (Corrupt, FileNotFoundError) as error:
             logger.warning("shard %d is not continued, a fresh one is begun: %s", number, error)
             self._pool.give_back([block])
+        except BaseException:               # tried again at the next append, which must find its block
+            self._pool.give_back([block])
+            raise
         self._taken = None
 
     def _release(self, blocks: list[Block]) -> None:
@@ -278,7 +288,7 @@ class Pipeline:
                 with self.shard_lock:
                     if self._queue:                 # a commit may have encoded it meanwhile
                         self._add_block(self._queue[0])
-                    elif self._seal_broke:
+                    elif self._seals.broke:
                         self.await_seal()
             except BaseException as error:
                 self.fail(error)
@@ -286,7 +296,7 @@ class Pipeline:
     @property
     def _has_work(self) -> bool:
         # A full shard that could not be written is work too: its blocks may be the very ones that `append` waits for.
-        return bool(self._queue) or self._seal_broke
+        return bool(self._queue) or self._seals.broke
 
     def _add_block(self, block: Block) -> None:
         shard = self._shard()
@@ -307,7 +317,7 @@ class Pipeline:
                 self.shard = None
             self._release([] if held else [block])
         if fills:
-            self._sealing = (self._crew.submit(lambda: self._seal(shard)), shard)
+            self._seals.begin(shard)
         self.pending.spill()
 
     def _note(self, shard: OpenShard, block: Block, upto: int) -> None:
@@ -319,18 +329,7 @@ class Pipeline:
             self.pending.note(ids, epochs, address, count_nonfinite(vectors, self.schema.vectors.dtype))
             block.noted = upto
 
-    def _seal(self, shard: OpenShard) -> None:
-        try:
-            self._write_full(shard)
-        except BaseException as error:
-            self._seal_broke = True
-            self.fail(error)
-            raise
-
-    def _write_full(self, shard: OpenShard) -> None:
-        tag = f"{self.session.info.opened:020d}"
-        for write in shard.writes(self._storage, shard.last, tag):
-            write()
+    def _is_sealed(self, shard: OpenShard) -> None:
         self._mark_dirty()
         with self._lock:
             self._release(shard.let_go())

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from zstore.commits.history import Commit
 from zstore.commits.log import Log
+from zstore.commits.whole import check_openable
 from zstore.errors import AlreadyExists
 from zstore.storage.base import Storage
 
 
 def check_place(log: Log, mode: str, only_writer: bool = False) -> None:
     """AlreadyExists where the place is not ours, or holds a store that mode "x" refuses; PermissionError where it can't be
-    written; Conflict where it can't be written safely. An empty folder, or only ``_zstore`` without record 0, is no store
-    yet and may become one."""
+    written; Conflict where it can't be written safely, or where `compact` is still making a store. An empty folder, or
+    only ``_zstore`` without record 0, is no store yet and may become one."""
     storage = log.storage
     if not log.exists():
         _check_free(storage)
-    elif mode == "x":
-        raise AlreadyExists(_description(log))
+    else:
+        check_openable(log, log.head())
+        if mode == "x":
+            raise AlreadyExists(_description(log))
     storage.writable(only_writer)
 
 
