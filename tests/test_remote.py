@@ -501,3 +501,48 @@ def test_a_forked_child_reads_and_writes(storage: RemoteStorage) -> None:
         os._exit(0 if done else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(storage.list("of")) == 1
+
+
+def test_a_failed_answer_over_http_is_not_an_absent_object(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has a bad minute must not make a store look older, or empty."""
+    import http.server
+
+    import numpy as np
+
+    import zstore
+
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.2)
+    bad: list[str] = []
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+        def send_head(self) -> Any:
+            if any(part in self.path for part in bad):
+                self.send_error(503)
+                return None
+            return super().send_head()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with zstore.Writer(tmp_path / "a.zarr") as writer:
+        writer.append([1, 2], np.ones((2, 4), np.float32))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/a.zarr"
+            assert len(zstore.Reader(url)) == 2
+            for part in ("zarr.json", "0001.json", "0000.json"):
+                bad[:] = ["zarr.json", part]
+                if part == "zarr.json":
+                    assert len(zstore.Reader(url)) == 2         # only a hint
+                else:
+                    with pytest.raises(OSError, match=r"commits/0+[01]\.json") as caught:
+                        zstore.Reader(url)
+                    assert not isinstance(caught.value, FileNotFoundError)
+        finally:
+            server.shutdown()
+            thread.join()

@@ -210,6 +210,8 @@ class KeyColumns:
         if chunk is None:
             return None
         at = start % self._schema.rows_per_shard % f.chunk_rows
+        if at + count > len(chunk):
+            return None
         if not f.is_string:
             return hash_ints(chunk[at:at + count]), np.zeros(count, np.uint32)
         return hash_strings(chunk.slice(at, at + count), seed_of(self._schema.store_id))
@@ -220,6 +222,8 @@ class KeyColumns:
         if chunk is None:
             return None
         at = address % self._schema.rows_per_shard % f.chunk_rows
+        if at >= len(chunk):
+            return None
         if not f.is_string:
             return int(chunk[at])
         start = int(chunk.starts[at])
@@ -230,13 +234,14 @@ class KeyColumns:
         parts = []
         for at in np.unique(addresses // f.chunk_rows).tolist():
             chunk = self._chunk(f, at * f.chunk_rows)
-            if chunk is None:
+            within = addresses[addresses // f.chunk_rows == at] % f.chunk_rows
+            if chunk is None or int(within.max()) >= len(chunk):
                 return None
-            parts.append(chunk[addresses[addresses // f.chunk_rows == at] % f.chunk_rows])
+            parts.append(chunk[within])
         return np.concatenate(parts)
 
     def _chunk(self, f: Field, address: int) -> Any:
-        """The chunk with this address, as StringIds or an array; None where it can't be read."""
+        """The covered rows of the chunk with this address, as StringIds or an array; None where it can't be read."""
         shard, row = divmod(address, self._schema.rows_per_shard)
         place = (f.path, shard, row // f.chunk_rows)
         if place not in self._kept:
@@ -252,11 +257,12 @@ class KeyColumns:
         except (Corrupt, OSError):
             return None
         try:
+            covered = min(max(opened.rows - chunk * f.chunk_rows, 0), f.chunk_rows)
             if f.is_string:
-                return opened.strings(chunk)
+                return opened.strings(chunk).slice(0, covered)
             out = np.empty((f.chunk_rows, *f.shape), f.numpy_dtype)
             opened.chunk_into(chunk, out.reshape(-1).view(np.uint8))
-            return out
+            return out[:covered]
         except (Corrupt, OSError):
             return None
         finally:

@@ -157,6 +157,10 @@ class GenericBackend:
 
 def _told(error: Exception, shown: str) -> Exception:
     """What a failure of a client means; clients that raise no OSError carry the status of the answer."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception) and (
+            not isinstance(error.__cause__, LookupError)):
+        # Over http fsspec calls every failure "not found", and says in the cause what it was.
+        return _told(error.__cause__, shown)
     if isinstance(error, FileExistsError):
         return Unmet(f"{shown} is there")
     if isinstance(error, _SETTLED) or (isinstance(error, OSError) and error.errno in _ERRNOS):
@@ -164,7 +168,7 @@ def _told(error: Exception, shown: str) -> Exception:
     text = without_secrets(f"{shown}: {type(error).__name__}: {error}")
     if isinstance(error, (NotImplementedError, TypeError, ValueError)):
         return OSError(errno.ENOSYS, f"not possible on this file system: {text}")
-    told = [getattr(error, key, None) for key in ("code", "status", "status_code")]
+    told = (getattr(error, key, None) for key in ("status", "status_code", "code"))
     status = next((number for number in told if isinstance(number, int)), 0)
     if status == 412:
         return Unmet(text)
