@@ -313,7 +313,7 @@ def test_interrupt(store: str, ran: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_credentials_are_never_printed(ran: Any) -> None:
     done = ran("info", "zz9://me:hunter2@host/bucket", "-o", "secret=tops3cret")
-    assert done.code == 1 and "hunter2" not in done.err and "Traceback" not in done.err
+    assert done.code == 2 and "hunter2" not in done.err and "Traceback" not in done.err
     assert output.redact("s3://u:p@h/x?X-Amz-Signature=abc is gone") == "s3://***@h/x?*** is gone"
     hidden = output.secrets([("secret", "tops3cret"), ("region", "eu")])
     assert hidden == ["tops3cret"] and output.redact("bad tops3cret", hidden) == "bad ***"

@@ -25,7 +25,8 @@ from zstore import errors
 from zstore.cli.main import main
 from zstore.commits.log import Log
 from zstore.format.layout import COMMITS
-from zstore.maintenance import compact_order, compact_source, compact_write
+from zstore.format.record import SessionInfo
+from zstore.maintenance import compact_order, compact_place, compact_source, compact_write
 from zstore.storage import open_storage
 from zstore.storage.local import LocalStorage
 from zstore.storage.memory import MemoryStorage
@@ -561,6 +562,49 @@ def test_rows_that_are_deleted_while_it_runs_neither(src: str, dst: str) -> None
     assert_invisible(dst)
 
 
+def when(monkeypatch: pytest.MonkeyPatch, method: str, applies: Callable[[LocalStorage, Any], bool],
+         act: Callable[[], None]) -> list[str]:
+    """Act once, right after such a call of the storage; the list says that it was done."""
+    real, done = getattr(LocalStorage, method), list[str]()
+
+    def call(self: LocalStorage, *args: Any) -> Any:
+        result = real(self, *args)
+        if not done and applies(self, args[-1]):
+            done.append(method)
+            act()
+        return result
+    monkeypatch.setattr(LocalStorage, method, call)
+    return done
+
+
+def test_rows_that_are_deleted_while_it_makes_names_durable_neither(src: str, dst: str,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    done = when(monkeypatch, "sync", lambda self, folders: self.url == dst and "vectors" in folders, lambda: deleted(src))
+    with pytest.raises(errors.Conflict, match="deleted"):
+        zstore.compact(src, dst)
+    assert done
+    assert_invisible(dst)
+
+
+def test_rows_that_are_deleted_as_it_becomes_a_store_are_told_of(src: str, dst: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = f"{COMMITS}/{1:020d}.json"
+    done = when(monkeypatch, "create", lambda self, name: self.url == dst and name == last, lambda: deleted(src))
+    with pytest.warns(UserWarning, match=r"ARE IN IT; delete them there too, or remove .* and compact again"):
+        zstore.compact(src, dst)
+    assert done
+
+
+def test_version_0_is_empty_as_in_every_store(src: str, dst: str) -> None:
+    """What a run that starts over goes back to."""
+    zstore.compact(src, dst)
+    assert len(zstore.Reader(dst, version=0)) == 0
+    rows = len(zstore.Reader(dst))
+    with pytest.warns(UserWarning, match=f"{rows:,} rows are cut"), zstore.Writer(dst) as writer:
+        writer.load_state_dict(None)
+    assert len(zstore.Reader(dst)) == 0 and len(zstore.Reader(dst, version=1)) == rows
+    assert zstore.verify(dst) == []
+
+
 @pytest.mark.parametrize(("option", "first", "then"), [("codec", "raw", None), ("dtype", None, "float16"),
                                                        ("order", "id", "epoch"), ("order", "id", None)])
 def test_other_options_than_it_was_begun_with(src: str, dst: str, monkeypatch: pytest.MonkeyPatch, option: str, first: Any,
@@ -663,6 +707,57 @@ def test_one_that_was_thought_dead_changes_nothing(tmp_path: Path, src: str) -> 
     maker.write_all(None)
     assert shards(dst) == before
     assert sorted(asked) == sorted(before)
+
+
+def maker_of(storage: Any, src: str, session: SessionInfo | None = None, *, resumed: bool) -> compact_write.ShardMaker:
+    """As a run of the same making would have it."""
+    log, old = Log(storage), Log(open_storage(src))
+    first, head = log.read(0), old.head()
+    read = compact_source.Source(old.storage, old.schema_of(head), head)
+    return compact_write.ShardMaker(storage, log.schema_of(first), session or first.session, read,
+                                    compact_order.plan_rows(read, None), resumed)
+
+
+class Conditional(LocalStorage):
+    """Refuses what should be new and is not."""
+
+    def rewrite(self, draft: Any, name: str, over: str | None) -> str:
+        if over is None and self.exists(name):
+            self.discard(draft)
+            raise errors.Conflict("something else has the name")
+        return super().rewrite(draft, name, over)
+
+
+def more(url: str, **options: Any) -> None:
+    """A Writer takes the unfilled shard, and goes on in it."""
+    with zstore.Writer(url, takeover=True, **options) as writer:
+        writer.append(["later"], np.full((1, 4), 5, np.float32), epoch=7, label="x", grid=np.zeros((1, 2), int))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_it_wakes_when_others_write_on(src: str, dst: str, sound: Any, resumed: bool) -> None:
+    """Another run made the store meanwhile, and acknowledged rows lie in its last shard."""
+    zstore.compact(src, dst)
+    more(dst)
+    before = shards(dst)
+    maker_of(Conditional(dst), src, resumed=resumed).write_all(None)
+    assert shards(dst) == before
+    sound(dst)
+
+
+@pytest.mark.parametrize("change", ["session", "rows"])
+def test_what_another_put_there_stays(src: str, dst: str, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Even where no record 1 says whose it is."""
+    interrupted_at_record(src, dst, monkeypatch)
+    first = Log(open_storage(dst)).read(0)
+    rows, session = (16, first.session) if change == "rows" else (3, replace(first.session, commit_id="ab" * 16))
+    last = max(int(path.suffixes[0][1:]) for path in Path(dst, "vectors").glob("c.*.0"))
+    other, vectors = maker_of(open_storage(dst), src, session, resumed=True), Path(dst, "vectors", f"c.{last}.0")
+    vectors.write_bytes(b"".join(map(bytes, other._object(other._schema.vectors, last, rows, np.ones((rows, 4), np.float32)))))
+    before = vectors.read_bytes()
+    with pytest.raises(errors.Conflict, match="another writer's"):
+        maker_of(Conditional(dst), src, resumed=False).write_all(None)
+    assert vectors.read_bytes() == before
 
 
 # Where it may be made.
@@ -836,6 +931,35 @@ def test_to_s3_and_back(src: str, dst: str, s3: Any, sound: Any, monkeypatch: py
     sound(dst)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_on_s3_one_that_sleeps_and_wakes_takes_nobodys_rows(src: str, s3: Any, monkeypatch: pytest.MonkeyPatch,
+                                                            begun: bool) -> None:
+    there, options = s3.url(), s3.options
+    monkeypatch.setattr(compact_write, "AT_ONCE_AFAR", 1)
+    if begun:
+        def stop(done: int, total: int) -> None:
+            raise Cut(5, "stopped")
+        with pytest.raises(Cut):
+            zstore.compact(src, there, dst_options=options, progress=stop)
+    monkeypatch.setattr(compact_place, "_hold", lambda dst: dst.storage.share_live(f"_zstore/live/{0:020d}"))
+    real, slept = compact_write._generation if begun else compact_write.ShardMaker._put, list[int]()
+
+    def wakes(*args: Any) -> Any:
+        """It sleeps before it writes; when it goes on from another run, right after it has seen what is there."""
+        seen = real(*args) if begun else None
+        if not slept:
+            slept.append(1)
+            zstore.compact(src, there, dst_options=options)
+            more(there, storage_options=options)
+        return seen if begun else real(*args)
+    monkeypatch.setattr(*((compact_write, "_generation") if begun else (compact_write.ShardMaker, "_put")), wakes)
+    zstore.compact(src, there, dst_options=options)
+    assert slept
+    with zstore.Reader(there, storage_options=options) as reader:
+        assert reader.get("later", epoch=7).tolist() == [5, 5, 5, 5]
+    assert zstore.verify(there, storage_options=options) == []
+
+
 def shards_of(url: str, options: dict[str, Any]) -> list[str]:
     return [name for name in open_storage(url, options).list("vectors") if name.startswith("c.")]
 
@@ -857,7 +981,7 @@ def test_the_command(src: str, dst: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_commands_errors(tmp_path: Path, src: str, dst: str, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compact", str(tmp_path / "nothing"), dst]) == 3
-    assert main(["compact", src, src]) == 1
+    assert main(["compact", src, src]) == 2
     assert main(["compact", src, dst, "--order", "time"]) == 2
     interrupted_at_record(src, dst, monkeypatch)
     lock = open_storage(dst).share_live(f"_zstore/live/{0:020d}")

@@ -137,7 +137,7 @@ class KeyIndex:
             if header is not None:
                 pairs += [(start, count) for e, start, count in header if e == epoch]
             elif table.may_hold(epoch):
-                pairs += Extents.of_addresses(np.sort(table.entries.address[table.entries.epoch == epoch]))
+                pairs += Extents.of_addresses(np.sort(table.entries.address[table.entries.epoch == epoch])).pairs
         return Extents(pairs) & self.extents
 
     def epochs(self) -> Int64s:

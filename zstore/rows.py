@@ -36,7 +36,7 @@ class Rows:
         return cls(None, fixed)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_unpickled, (None if self.extents is None else list(self.extents), self._explicit))
+        return (_unpickled, (None if self.extents is None else self.extents.pairs, self._explicit))
 
     def __len__(self) -> int:
         return len(self.extents) if self.extents is not None else len(self._array)

@@ -99,8 +99,8 @@ ZOMBIE = """
 def objects(url: str) -> dict[str, bytes]:
     """Every object that counts: what lies in the fields, and the log."""
     root = Path(url)
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*")
-            if path.is_file() and not path.is_relative_to(root / "_zstore/tmp") and not path.is_relative_to(root / "_zstore/live")}
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and not any(
+            path.is_relative_to(root / f"_zstore/{folder}") for folder in ("tmp", "live"))}
 
 
 @pytest.mark.parametrize("codec", ["raw", "lossless"])

@@ -16,6 +16,13 @@ OK, ERROR, USAGE, NOT_FOUND, DAMAGE, CONFLICT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 1
 
 _KINDS = {ERROR: "error", USAGE: "usage", NOT_FOUND: "not_found", DAMAGE: "damage", CONFLICT: "conflict",
           INTERRUPTED: "interrupted"}
+_OF_ARGUMENTS = (ValueError, TypeError)     # these very types: FormatError is a kind of ValueError
+# What messages advise to programs, and what it is called here.
+_IN_WORDS = {
+    'write missing="nan" to get NaN rows, or ask view.find(ids) which are there': "leave out the ids that are not there",
+    "only_writer=True": "--only-writer",
+    "storage_options are": "-o is", "src_options are": "--src-option is", "dst_options are": "--dst-option is",
+}
 _SECRET = re.compile(r"key|secret|token|password|passwd|credential|sas|connection_string|sig", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=://)([^\s?'\"]*)\?[^\s'\"]+")
@@ -31,13 +38,13 @@ class Interrupted(Exception):
 
 def exit_code(error: BaseException) -> int:
     """The exit code of an error."""
-    if isinstance(error, Usage):
+    if isinstance(error, Usage) or type(error) in _OF_ARGUMENTS:
         return USAGE
-    if isinstance(error, (errors.NotFound, errors.BehindCheckpoint)):
+    if isinstance(error, (FileNotFoundError, errors.NotFound, errors.BehindCheckpoint)):
         return NOT_FOUND
     if isinstance(error, errors.Corrupt):
         return DAMAGE
-    if isinstance(error, errors.Conflict):
+    if isinstance(error, (errors.Conflict, errors.AlreadyExists)):
         return CONFLICT
     if isinstance(error, Interrupted):
         return INTERRUPTED
@@ -55,7 +62,9 @@ def fail(error: BaseException, *, as_json: bool, secrets: Iterable[str] = ()) ->
 
 def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (errors.ZStoreError, Usage, Interrupted, OSError, ValueError)):
+    for python, here in _IN_WORDS.items():
+        text = text.replace(python, here)
+    if isinstance(error, (errors.ZStoreError, Usage, Interrupted, OSError)) or type(error) in _OF_ARGUMENTS:
         return text
     # Not one of those that a user's mistake raises: the name helps whoever reads the report of it.
     return f"{type(error).__name__}: {text} (--debug shows where)"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
 
 import zstore
 from zstore.cli.output import Usage
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,11 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--tag", metavar="NAME", help="the tagged version to read instead of head")
 
 
+def add_only_writer(parser: argparse.ArgumentParser) -> None:
+    """The word of whoever writes where the storage can't tell."""
+    parser.add_argument("--only-writer", action="store_true", help="nobody else writes here, whose storage can't tell")
+
+
 def storage_options(args: argparse.Namespace) -> dict[str, Any] | None:
     return dict(args.options) if args.options else None
 
@@ -50,11 +58,16 @@ def parse_ids(words: list[str], view: zstore.View) -> list[int] | list[str]:
     """Ids as the store keeps them."""
     if not has_int_ids(view):
         return words
-    try:
-        return [int(word) for word in words]
-    except ValueError:
-        wrong = next(word for word in words if not word.lstrip("+-").isdigit())
-        raise Usage(f"the ids of this store are integers, and {wrong!r} is none") from None
+    return [_integer(word) for word in words]
+
+
+def _integer(word: str) -> int:
+    if not _INTEGER.fullmatch(word.strip()):
+        raise Usage(f"the ids of this store are integers, and {word!r} is none")
+    number = int(word)
+    if not -2**63 <= number < 2**63:
+        raise Usage(f"the ids of this store are integers of 64 bits, and {word} does not fit in them")
+    return number
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -67,7 +80,12 @@ def _option(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def is_number(text: str) -> bool:
+    """Decimal digits of ASCII, and nothing else."""
+    return text.isascii() and text.isdecimal()
+
+
 def _count(text: str) -> int:
-    if not text.isdigit():
+    if not is_number(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a version's number")
     return int(text)

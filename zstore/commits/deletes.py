@@ -111,15 +111,21 @@ def _addresses(entries: Entries, keys: Keys) -> Int64s:
     """Of all entries with one of these keys: a bisection of all keys in step, then their spans laid end to end."""
     if not len(entries) or not len(keys):
         return np.zeros(0, np.int64)
-    low, high = np.searchsorted(entries.key, keys.key, "left"), np.searchsorted(entries.key, keys.key, "right")
-    every, epoch = keys.epoch < 0, keys.epoch.astype(np.int64)
-    first = _first_at_or_above(entries.epoch, epoch, low, high)
-    last = _first_at_or_above(entries.epoch, epoch + 1, low, high)
-    low, high = np.where(every, low, first), np.where(every, high, last)
+    # Keys that differ in the check alone have one span: else a forged list could have it laid out any number of times.
+    by = np.lexsort((keys.epoch, keys.key))
+    key, epoch = keys.key[by], keys.epoch[by].astype(np.int64)
+    first = np.append(True, (key[1:] != key[:-1]) | (epoch[1:] != epoch[:-1]))
+    wanted = ((np.cumsum(first) - 1) << 32) | keys.check[by]
+    key, epoch = key[first], epoch[first]
+    low, high = np.searchsorted(entries.key, key, "left"), np.searchsorted(entries.key, key, "right")
+    every = epoch < 0
+    start = _first_at_or_above(entries.epoch, epoch, low, high)
+    stop = _first_at_or_above(entries.epoch, epoch + 1, low, high)
+    low, high = np.where(every, low, start), np.where(every, high, stop)
     counts = high - low
-    which = np.repeat(np.arange(len(keys)), counts)
+    which = np.repeat(np.arange(len(key)), counts)
     at = np.arange(len(which)) + (low - (np.cumsum(counts) - counts))[which]
-    return np.asarray(entries.address[at][entries.check[at] == keys.check[which]])
+    return np.asarray(entries.address[at][np.isin((which << 32) | entries.check[at], wanted)])
 
 
 def _first_at_or_above(values: Array, wanted: Int64s, low: Int64s, high: Int64s) -> Int64s:

@@ -49,6 +49,11 @@ class Log:
         self._head = start
         return start
 
+    def saw(self, record: Record) -> None:
+        """This record is there: head is at it, or above."""
+        if self._head is not None and self._head.version < record.version:
+            self._head = record
+
     def exists(self) -> bool:
         """There is a store here: record 0 exists."""
         return self._head is not None or self._exists(0)

@@ -16,6 +16,7 @@ from zstore.format.record import Record
 from zstore.storage.base import Storage
 
 _TRIES = 20
+_ROUNDS = 3
 
 
 def project(log: Log, tag: str) -> None:
@@ -23,12 +24,12 @@ def project(log: Log, tag: str) -> None:
     version: locally one lock covers it all; a distant storage replaces each only over the generation that was looked at.
     OSError when a write fails."""
     with log.storage.exclusive():
-        while True:
-            head = log.head()
-            if _root_is(log, head):
-                return
+        head, rounds = log.head(), 0
+        # A distant storage has no lock: many who commit at once would each go on for the others for ever.
+        while not _root_is(log, head) and (rounds < _ROUNDS or not log.storage.distant):
             _write(log, head, tag)
-            if log.head().version == head.version:
+            written, head, rounds = head.version, log.head(), rounds + 1
+            if head.version == written:
                 return
 
 

@@ -64,6 +64,7 @@ def publish(log: Log, session: SessionInfo, make: Callable[[Record], Record]) ->
         check_fence(head, session, log.storage.url)
         record = make(head)
         if create_record(log.storage, record):
+            log.saw(record)
             return record
         # A peer was faster. Full jitter keeps many members from marching in step.
         time.sleep(random.random() * 0.01)

@@ -12,8 +12,10 @@ from zstore.format.record import FORMAT_MAJOR, FORMAT_MINOR, Record
 
 
 def check_free(log: Log, tag: str) -> None:
-    """AlreadyExists, naming the version, where the tag is taken."""
-    if log.storage.exists(tag_name(check_tag(tag))):
+    """AlreadyExists, naming the version, where the tag is taken; ValueError for digits alone, which look like a version."""
+    if check_tag(tag).isdecimal():         # one that is there is read; but `zstore rollback URL 3` should mean one thing
+        raise ValueError(f"the tag {tag!r} would be taken for a version's number: put a letter into it, such as v{tag}")
+    if log.storage.exists(tag_name(tag)):
         raise AlreadyExists(f"the tag {tag!r} of {log.storage.url} names version {log.tag(tag)} already; tags never move: "
                             "choose another")
 

@@ -3,6 +3,8 @@
     8 bytes "ZSTRDEL1" · n × u64 key · n × i32 epoch (-1: every epoch of the id) · n × u32 check (string ids only)
     · header, JSON · u32 header bytes · u32 CRC32C of everything before it
 
+The keys ascend by (key, check, epoch), and none comes twice.
+
 Keys, not addresses: a version that head does not hold may have rows of them too, and no rollback brings these back.
 """
 
@@ -39,6 +41,13 @@ class Keys:
 
     def __len__(self) -> int:
         return len(self.key)
+
+    def ascend(self) -> bool:
+        """They ascend by (key, check, epoch), and none comes twice."""
+        more = self.epoch[1:] > self.epoch[:-1]
+        for column in (self.check, self.key):
+            more = (column[1:] > column[:-1]) | ((column[1:] == column[:-1]) & more)
+        return bool(more.all())
 
     def distinct(self) -> Keys:
         """Each once, by (key, check, epoch)."""
@@ -140,4 +149,7 @@ def _keys(body: memoryview, n: int, strings: bool, name: str) -> Keys:
     check = np.frombuffer(body, "<u4", n, 12 * n) if strings else np.zeros(n, np.uint32)
     if n and int(epoch.min()) < EVERY_EPOCH:
         raise ValueError("an epoch")
-    return Keys(key, check, epoch)
+    keys = Keys(key, check, epoch)
+    if not keys.ascend():
+        raise Corrupt(name, "the deleted keys do not ascend, or one comes twice")
+    return keys

@@ -37,12 +37,15 @@ class Extents:
 
     @classmethod
     def read(cls, pairs: Any, end: int = MAX_ADDRESS) -> Extents:
-        """Those of a stranger's JSON. ValueError or TypeError unless all are ``[start, count]`` within ``[0, end)``."""
+        """Those of a stranger's JSON. ValueError or TypeError unless all are ``[start, count]`` within ``[0, end)``,
+        ascending and merged: who reads them without us takes them as they stand."""
         if not isinstance(pairs, list):
             raise ValueError("extents")
+        free = 0
         for start, count in pairs:
-            if type(start) is not int or type(count) is not int or start < 0 or count < 0 or start + count > end:
+            if type(start) is not int or type(count) is not int or start < free or count < 1 or start + count > end:
                 raise ValueError(f"the extent [{start!r:.40}, {count!r:.40}]")
+            free = start + count + 1
         return cls(pairs)
 
     @classmethod
@@ -61,11 +64,16 @@ class Extents:
     def __iter__(self) -> Iterator[Pair]:
         return zip(self.starts.tolist(), self.counts.tolist(), strict=True)
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """The runs. Not ``list(extents)``: that asks for the length first, which is that of the rows, and makes room."""
+        return [*iter(self)]
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Extents) and list(self) == list(other)
+        return isinstance(other, Extents) and self.pairs == other.pairs
 
     def __hash__(self) -> int:
-        return hash(tuple(self))
+        return hash(tuple(self.pairs))
 
     def __repr__(self) -> str:
         return f"Extents({[list(pair) for pair in self]})"
@@ -115,10 +123,10 @@ class Extents:
         return Extents(out)
 
     def __or__(self, other: Extents) -> Extents:
-        return Extents([*self, *other])
+        return Extents(self.pairs + other.pairs)
 
     def __and__(self, other: Extents) -> Extents:
-        out, mine, theirs = [], list(self), list(other)
+        out, mine, theirs = [], self.pairs, other.pairs
         i = j = 0
         while i < len(mine) and j < len(theirs):
             low = max(mine[i][0], theirs[j][0])
@@ -133,7 +141,7 @@ class Extents:
 
     def __sub__(self, other: Extents) -> Extents:
         out = []
-        theirs = list(other)
+        theirs = other.pairs
         j = 0
         for start, count in self:
             low, end = start, start + count

@@ -11,11 +11,11 @@ from zstore.format.checksum import open_json
 from zstore.format.extents import Extents
 from zstore.format.layout import CLAIMS, COMMITS, commit_name
 from zstore.format.record import Record, check_format, parse_record
-from zstore.format.schema import VECTORS, Schema
+from zstore.format.schema import MAX_SHARDS, VECTORS, Schema
 from zstore.maintenance.story import Story, is_boundless, note
 from zstore.storage.base import Storage
 
-MAX_GAP = 10_000
+MAX_GAP = 1_000
 SPARE_SHARDS = 1_000        # that records may name beyond what is there: claims or shards may be lost, hardly both
 _RECORD = re.compile(r"[0-9]{20}\.json\Z")
 Report = Callable[[str, str, Extents], None]    # object, problem, the addresses that it touches
@@ -97,8 +97,13 @@ def _problems(log: Log, story: Story, record: Record, parent: Record | None, *, 
         out.append("its parent is not the commit before it")
     if record.opens and record.session.commit_id != record.commit_id:
         out.append("it opens a session under another commit id than its own")
+    if record.next > MAX_SHARDS:
+        out.append("it says that more shards are claimed than a store can have")
     if not record.opens and exact and (parent is None or _session_of(record) != _session_of(parent)):
         out.append("it belongs to a session that did not open, or that another had taken over from")
+    if record.version == 0 and (record.length or record.next or record.index or record.tail is not None
+                                or record.session.at is not None):
+        out.append("it is not empty, as version 0 is")
     schema = record.definition or story.schemas.get(record.schema)
     if schema is None or (record.definition is not None and record.schema != record.version):
         out.append(f"version {record.schema}, which should hold its schema, has none")
@@ -142,6 +147,8 @@ def _member_problems(story: Story, record: Record, parent: Record) -> list[str]:
         out.append("rows of the version before it are gone, though it opens no session")
     if len(added & story.named):
         out.append("it gives addresses to new rows that were given before")
+    if record.session.at != parent.session.at:
+        out.append("it says that its session was opened at another version")
     if record.new_rows != len(added):
         out.append(f"it says {record.new_rows} new rows and names {len(added)}")
     if record.length != max(parent.length, record.extents.end):
@@ -193,9 +200,11 @@ def _tail_problems(story: Story, record: Record, schema: Schema | None) -> list[
     assert record.tail is not None
     if schema is None:
         return []
+    if record.tail >= min(record.next, MAX_SHARDS):
+        return [f"its tail, shard {record.tail}, was claimed by nobody"]
     first = record.tail * schema.rows_per_shard
     inside = (story.named | record.extents) & Extents([(first, schema.rows_per_shard)])
-    if record.tail >= record.next or not len(inside) or inside.end == first + schema.rows_per_shard:
+    if not len(inside) or inside.end == first + schema.rows_per_shard:
         return [f"its tail, shard {record.tail}, is not one that can be continued"]
     return []
 

@@ -18,7 +18,7 @@ from zstore.errors import Conflict, Corrupt
 from zstore.format.dtypes import is_float
 from zstore.format.extents import Extents
 from zstore.format.keys import StringIds, pack_strings, seed_of
-from zstore.format.layout import run_name, shard_name
+from zstore.format.layout import commit_name, run_name, shard_name
 from zstore.format.record import SessionInfo
 from zstore.format.run import Entries, RunHeader, concat, epoch_spans, run_parts
 from zstore.format.schema import EPOCH, IDS, VECTORS, Field, Schema
@@ -158,21 +158,39 @@ class ShardMaker:
 
     def _put(self, f: Field, shard: int, rows: int, parts: list[Buffer]) -> None:
         """Give the object its name: over nothing, or over what is there and is not finished. A run that was thought dead may
-        write the same rows at the same time; whoever comes second leaves the finished object alone."""
+        write the same rows at the same time; whoever comes second leaves the finished object alone. Once record 1 is there
+        the store is its writers', who append to its last shard: then nothing is written any more."""
         name, over = shard_name(f, shard), None
         if self._resumed:
             over = _generation(self._storage, name)
         for _ in range(_TRIES):
+            # Asked after the generation was read: writers come after record 1, so that theirs is another one.
+            if over is not None and self._storage.exists(commit_name(1)):
+                return
             try:
                 self._storage.rewrite(self._storage.draft(parts, self._tag), name, over)
                 return
             except Conflict:
+                over = _generation(self._storage, name)
                 there = self._finished(f, shard, rows)
                 if there is not None:
                     there.close()
                     return
-                over = _generation(self._storage, name)
+                self._refuse_foreign(f, shard, rows)
         raise Conflict(f"{self._storage.url}: {name} is changed by someone else again and again; let nobody write there")
+
+    def _refuse_foreign(self, f: Field, shard: int, rows: int) -> None:
+        """Conflict where the object is of another session, or holds more rows than this run would write."""
+        try:
+            there = open_shard(self._storage, self._schema, f, shard)
+        except Corrupt:
+            return
+        there.close()
+        # A writer's, once record 1 is there; which is then asked for before anything is written.
+        strange = there.end.session != self._session.commit_id or there.end.rows > rows
+        if strange and not self._storage.exists(commit_name(1)):
+            raise Conflict(f"{self._storage.url}: {there.name} is another writer's; let nobody write there, or choose another "
+                           "path")
 
     def _write_run(self, entries: Entries) -> str:
         """One run, under a name that follows from what it covers: made again, it takes the same place."""

@@ -52,7 +52,7 @@ def gc(url: str | os.PathLike[str], *, dry_run: bool = False, storage_options: M
     life of sessions that ended. Never a record, a claim or a tag, and nothing whose owner can't be told. Every version
     stays readable: rows that are cut, deleted or superseded go only with ``compact``. ``dry_run`` removes nothing. Safe at
     any moment; reads every record, one at a time. Raises StoreNotFound, and Corrupt where a record can't be read: what it
-    names would not be known."""
+    names would not be known; PermissionError."""
     log = Log(open_storage(url, storage_options))
     head = log.head()
     check_whole(log, head)
@@ -61,9 +61,17 @@ def gc(url: str | os.PathLike[str], *, dry_run: bool = False, storage_options: M
     names += sorted(probes & _probes(log.storage))
     if not dry_run:
         for name in names:
-            log.storage.delete(name)
+            _remove(log.storage, name)
         logger.info("%s: gc removed %d objects", log.storage.url, len(names))
     return names
+
+
+def _remove(storage: Storage, name: str) -> None:
+    try:
+        storage.delete(name)
+    except PermissionError as error:
+        raise PermissionError(f"cannot write {storage.url}: this user may not remove {name} ({error.strerror or error})"
+                              ) from error
 
 
 @dataclass

@@ -12,16 +12,18 @@ from zstore.storage.local import LocalStorage
 _LOCAL = ("file://", "local://")
 
 
-def open_storage(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Storage:
+def open_storage(url: str | os.PathLike[str], options: Mapping[str, Any] | None = None, *,
+                 called: str = "storage_options") -> Storage:
     """The storage of a path, ``file://``, ``memory://`` or any other URL that fsspec serves; makes no request.
 
-    ``options`` go to fsspec; a local path takes none. As everywhere in fsspec, ``file://`` paths are taken as they
-    stand, without percent-decoding. ValueError or TypeError for what is no URL, MissingExtra for an absent package.
+    ``options`` go to fsspec; a local path takes none, and the error says what they are ``called``. As everywhere in
+    fsspec, ``file://`` paths are taken as they stand, without percent-decoding. ValueError or TypeError for what is no
+    URL, MissingExtra for an absent package.
     """
     place = _text(url)
     if "://" not in place or place.startswith(_LOCAL) or isinstance(url, os.PathLike):
         if options:
-            raise ValueError(f"storage_options are for remote URLs; {place} is a local path")
+            raise ValueError(f"{called} are for remote URLs; {place} is a local path")
         return LocalStorage(_path(place) if isinstance(url, str) else place)
     if place.startswith("memory://"):
         from zstore.storage.memory import MemoryStorage

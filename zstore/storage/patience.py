@@ -21,8 +21,14 @@ class Patience:
     """The time that is left for one request, from now on."""
 
     def __init__(self) -> None:
-        self._deadline = time.monotonic() + PATIENCE_S
+        self._begin = time.monotonic()
+        self._deadline = self._begin + PATIENCE_S
         self._pause = _FIRST_S
+
+    @property
+    def spent_s(self) -> float:
+        """Since its begin: the last try may end long after the time in which tries begin."""
+        return time.monotonic() - self._begin
 
     def rest(self) -> bool:
         """Sleep before the next try, longer each time, and jittered, so that many clients do not march in step. False,
@@ -49,4 +55,4 @@ def patiently(act: Callable[[], T]) -> T:
             return act()
         except Doubtful as error:
             if not patience.rest():
-                raise TimeoutError(f"{error}; given up after {PATIENCE_S:g} s") from None
+                raise TimeoutError(f"{error}; given up after {patience.spent_s:.0f} s") from None

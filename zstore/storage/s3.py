@@ -7,6 +7,7 @@ client directly: PutObject is one request, never a multipart upload.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,7 @@ _AGAIN_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ConditionalReque
 _NOT_SENT = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
 _SETTLED = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError",
             "ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError"}
+_UNKNOWN_OPTION = re.compile(r"Session\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 T = TypeVar("T")
 
 
@@ -47,6 +49,8 @@ class S3Backend:
         fs.retries = 1
         self._fs = fs
         self._bucket, prefix, _ = fs.split_path(root)
+        if not self._bucket:
+            raise ValueError(f"{shown} names no bucket; the URL of a store is s3://bucket/path")
         self._prefix = f"{prefix.rstrip('/')}/" if prefix else ""
         self._shown = shown
 
@@ -193,6 +197,8 @@ def _told(error: Exception, shown: str) -> Exception:
     text = without_secrets(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     if kinds & _SETTLED:
         return PermissionError(f"{shown}: {text}")
+    if unknown := _UNKNOWN_OPTION.search(text):
+        return ValueError(f"{shown}: the storage has no option {unknown[1]!r}")
     if isinstance(error, (TypeError, ValueError, RuntimeError, NotImplementedError)) or "ParamValidationError" in kinds:
         return OSError(errno.EINVAL, f"the request could not be made: {text}", shown)
     return Doubtful(f"{shown}: no answer ({text})", sent=not kinds & _NOT_SENT)
