@@ -168,6 +168,8 @@ def _opening_problems(log: Log, record: Record, parent: Record) -> list[str]:
         if source is None:
             return ["it rolls back to a commit that this log does not have"]
     assert source is not None
+    if record.length != parent.length:
+        out.append("its length is not that of the version before it")
     if len(record.extents - source.extents):
         out.append("it opens with rows that the version it opens at does not have")
     if record.index != source.index or (not _is_lessened(record, source) and record.extents != source.extents):
