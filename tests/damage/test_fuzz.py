@@ -44,8 +44,8 @@ MEMORY = 64 * 2**20
 # ZSTORE_FUZZ=100 looks a hundred times longer.
 LONGER = int(os.environ.get("ZSTORE_FUZZ", "1"))
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300 * LONGER)]
-many = settings(max_examples=50 * LONGER, deadline=None, suppress_health_check=list(HealthCheck))
-few = settings(max_examples=15 * LONGER, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=30 * LONGER, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=8 * LONGER, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @contextmanager

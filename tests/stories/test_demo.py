@@ -96,7 +96,7 @@ def test_a_second_demo_replaces_the_first_and_nothing_else(tmp_path: Path) -> No
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     done = demo("--dir", "mine", cwd=tmp_path)
-    assert done.returncode == 1 and "--dir" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 5 and "--dir" in done.stderr and "Traceback" not in done.stderr
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
