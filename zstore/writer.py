@@ -268,10 +268,12 @@ class Writer:
         head = self._log.head()
         session = open_session(self._log, self._request)
         opened = session.opening
-        if self._request.takeover and opened.version and opened.opens:
+        joined = opened.version <= head.version         # the session was there: it cuts nothing and takes nothing over
+        if self._request.takeover and not joined:
             logger.warning("%s: taken over from pid %d on %s", self.url, head.session.pid, head.session.host)
         self._core = self._make_core(session)
-        self._say_cut(head, opened)
+        if not joined:
+            self._say_cut(head, opened)
 
     def _begin(self, ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any]) -> Committer | None:
         """Make the store with this first batch, which is looked at whole before anything is written."""

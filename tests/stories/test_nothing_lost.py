@@ -304,3 +304,19 @@ def test_late_column_under_a_crash(url: str, children: Any, moment: str, sound: 
     with pytest.raises(KeyError, match="label"):
         zstore.Reader(url, version=before).field("label")
     sound(url)
+
+
+def test_who_leaves_cleanly_costs_one_hole_at_most(url: str, sound: Callable[[str], None]) -> None:
+    """Members come, commit often, and leave, while one stays: the rows lie in no more runs than there were members."""
+    with zstore.Writer(url, session="launch-3", codec="raw", rows_per_shard=64) as stays:
+        stays.append(*rows(0, 10))
+        stays.commit()
+        for member in range(1, 7):
+            with zstore.Writer(url, session="launch-3", member=member) as writer:
+                for part in range(4):
+                    writer.append(*rows(1000 * member + 10 * part, 10))
+                    writer.commit()
+    reader = zstore.Reader(url)
+    assert len(reader) == 10 + 6 * 40
+    assert len(reader._now()[0].record.extents.pairs) <= 7
+    sound(url)
