@@ -26,6 +26,7 @@ from zstore.errors import (
     StoreNotFound,
 )
 from zstore.format.checksum import open_json, seal_json
+from zstore.storage.local import LocalStorage
 
 GOOD = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -375,3 +376,19 @@ def test_a_mark_of_another_store(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 or more"):
         zstore.Writer(store, at=-1)
     assert len(zstore.Reader(store)) == 4
+
+
+def test_a_store_that_is_made_while_the_place_is_looked_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that start together: one has made the store between the other's two looks."""
+    kind = LocalStorage.kind
+
+    def meanwhile(self: LocalStorage) -> Any:
+        monkeypatch.setattr(LocalStorage, "kind", kind)
+        with zstore.Writer(url, session="launch") as other:
+            other.append([1], np.zeros((1, 4), np.float32))
+        return kind(self)
+
+    monkeypatch.setattr(LocalStorage, "kind", meanwhile)
+    with zstore.Writer(url, session="launch", member=1) as writer:
+        writer.append([2], np.zeros((1, 4), np.float32))
+    assert zstore.Reader(url).ids.tolist() == [1, 2]

@@ -14,23 +14,26 @@ def check_place(log: Log, mode: str, only_writer: bool = False) -> None:
     written; Conflict where it can't be written safely, or where `compact` is still making a store. An empty folder, or
     only ``_zstore`` without record 0, is no store yet and may become one."""
     storage = log.storage
-    if not log.exists():
-        _check_free(storage)
-    else:
+    stranger = "" if log.exists() else _stranger(storage)
+    if log.exists():
         check_openable(log, log.head())
         if mode == "x":
             raise AlreadyExists(_description(log))
+    elif stranger:          # asked again: another rank may have made the store while we looked around
+        raise AlreadyExists(stranger)
     storage.writable(only_writer)
 
 
-def _check_free(storage: Storage) -> None:
+def _stranger(storage: Storage) -> str:
+    """What is there that is no store, in a sentence; nothing where a store may be made."""
     kind = storage.kind()
     if kind == "file":
-        raise AlreadyExists(f"{storage.url} is a file; a store is a folder: choose another path")
+        return f"{storage.url} is a file; a store is a folder: choose another path"
     if kind == "folder" and (storage.list("") or set(storage.folders("")) - {"_zstore"}):
         zarr = any(storage.exists(name) for name in ("zarr.json", ".zgroup", ".zarray"))
         what = "another Zarr group or array" if zarr else "a folder with other things in it"
-        raise AlreadyExists(f"{storage.url} is {what}, not a zstore store; choose another path")
+        return f"{storage.url} is {what}, not a zstore store; choose another path"
+    return ""
 
 
 def _description(log: Log) -> str:
