@@ -41,7 +41,7 @@ class Writer:
     Parameters
     ----------
     url : str or path
-        Where the store is, or will be: a local path, ``file://`` or ``memory://``.
+        Where the store is, or will be: a local path, ``memory://``, ``s3://`` or any other URL that fsspec serves.
     mode : {"a", "x"}
         "a" creates or continues; "x" refuses a store that exists (AlreadyExists).
     dim, dtype, id_dtype, codec, fields, attrs, rows_per_shard
@@ -52,11 +52,11 @@ class Writer:
     session, member : str, int
         Writers of one launch that share a token share a session and append at once.
     at : mark, Commit, version or tag
-        Roll the store back to it while opening.
+        Roll the store back to it while opening; rows that were deleted since stay away.
     takeover : bool
         Open although another writer lives; that one is fenced.
     only_writer : bool
-        The caller's word that nobody else writes, for storages without atomic creation. Local disks need none.
+        The caller's word that nobody else writes, for storages without atomic creation; neither local disks nor S3 need it.
     """
 
     def __init__(self, url: str | os.PathLike[str], *, mode: str = "a", dim: int | None = None, dtype: Any = None,

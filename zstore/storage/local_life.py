@@ -46,15 +46,19 @@ class LocalLife(Folder):
     def try_exclusive_live(self, name: str) -> Lock | None:
         """See ``Storage.try_exclusive_live``."""
         target, signs = self._target(name), self._signs_of(name)
-        if signs is not None and (self._leases() is not None or signs.try_exclusive(name) is None):
-            return signs.try_exclusive(name)
+        if signs is not None:
+            free = signs.try_exclusive(name)
+            if free is None or self._leases() is not None:
+                return free
         return self._flock(target, _LIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def is_held(self, name: str) -> bool:
         """See ``Storage.is_held``; asks the lock."""
         signs = self._signs_of(name)
-        if signs is not None and (self._leases() is not None or signs.is_held(name)):
-            return signs.is_held(name)
+        if signs is not None:
+            held = signs.is_held(name)
+            if held or self._leases() is not None:
+                return held
         if not os.path.exists(self._path(name)):
             return False
         lock = self.try_exclusive_live(name)
