@@ -21,7 +21,7 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"errors": ("errors",), "_typing": ("_typing",), "notices": ("notices",),
      "threads": ("threads",), "forklock": ("forklock",)},       # know nothing of stores
     {"format": ("format",), "storage": ("storage",)},
-    {"shards": ("shards",), "cache": ("cache", "arena"), "ids": ("ids",), "rows": ("rows",), "tables": ("tables",)},
+    {"shards": ("shards",), "cache": ("cache", "arena", "wanted"), "ids": ("ids",), "rows": ("rows",), "tables": ("tables",)},
     {"mapping": ("mapping", "mapped", "chunks"), "index": ("index", "runs")},
     {"view": ("view", "view_keys", "view_rows"), "commits": ("commits",)},
     {"writer": ("writer", "writing"), "reader": ("reader",)},
@@ -57,7 +57,7 @@ MAX_FUNCTION_LINES = 60
 # Longer than the house allows, with the reason; each may grow to its own number and no further.
 LONGER = {
     "writer.py": 370,               # the public docstrings of Writer are a third of it
-    "writing/pipeline.py": 350,     # both ends of one queue, under one order of locks
+    "writing/pipeline.py": 370,     # both ends of one queue, under one order of locks
 }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zstore.format.keys import MAX_ID_BYTES, StringIds
-from zstore.ids import is_one, normalise_ids, one_id
+from zstore.format.keys import MAX_ID_BYTES, Joined, StringIds
+from zstore.ids import is_one, join_ids, normalise_ids, one_id
 
 
 def strings(ids: Any) -> list[str]:
@@ -22,7 +22,7 @@ def strings(ids: Any) -> list[str]:
 def integers(ids: Any) -> list[int]:
     found = normalise_ids(ids, False)
     assert isinstance(found, np.ndarray) and found.dtype == np.int64
-    return found.tolist()
+    return list(found.tolist())
 
 
 TEXT = ["a", "zwölf", "漢字"]
@@ -83,6 +83,34 @@ def test_bad_ids(ids: Any, kind: bool | None, error: type[Exception], words: str
     with pytest.raises(error, match=words) as caught:
         normalise_ids(ids, kind)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("ids", "kind", "error", "words"), BAD, ids=lambda value: None)
+def test_the_door_refuses_the_same_ids(ids: Any, kind: bool | None, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        join_ids(ids, kind)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [
+    TEXT, tuple(TEXT), np.array(TEXT), np.array(TEXT, object), np.array(TEXT, np.dtypes.StringDType()), iter(TEXT),
+    [np.str_(item) for item in TEXT], ["x" * MAX_ID_BYTES, "y"], ["é" * 512], [], [3, -1], np.array([3, 1], "u4"), range(4)])
+def test_the_door_takes_the_same_ids(ids: Any) -> None:
+    ids = list(ids) if hasattr(ids, "__next__") else ids
+    strings = not any(isinstance(item, (int, np.integer)) for item in ids)
+    packed, joined = normalise_ids(ids, strings), join_ids(ids, strings)
+    assert len(packed) == len(joined) == len(ids)
+    if isinstance(joined, Joined):
+        assert isinstance(packed, StringIds) and joined.packed.body == packed.body
+    else:
+        assert isinstance(packed, np.ndarray) and packed.tolist() == joined.tolist()
+
+
+def test_a_missing_string_of_numpy() -> None:
+    ids = np.array(["a", np.nan], np.dtypes.StringDType(na_object=np.nan))
+    for read in (normalise_ids, join_ids):
+        with pytest.raises(TypeError, match=r"row 1, nan, is a float"):
+            read(ids, True)
 
 
 def test_bad_guests() -> None:

@@ -271,11 +271,11 @@ def test_a_failed_projection_is_a_warning_never_a_failed_commit(url: str, monkey
         writer.commit()
         replace = LocalStorage.replace
 
-        def failing(storage: LocalStorage, draft: Any, name: str) -> None:
+        def failing(storage: LocalStorage, draft: Any, name: str, **options: Any) -> None:
             if name.endswith("zarr.json"):
                 storage.discard(draft)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            replace(storage, draft, name)
+            replace(storage, draft, name, **options)
         monkeypatch.setattr(LocalStorage, "replace", failing)
         writer.append(*rows(5, 5))
         with pytest.warns(UserWarning, match="the rows are committed, but Zarr's documents could not"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numbers
 import reprlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from zstore._typing import Int64s
-from zstore.format.keys import MAX_ID_BYTES, StringIds, pack_strings
+from zstore.format.keys import MAX_ID_BYTES, Joined, StringIds, join_strings, pack_strings
 
+T = TypeVar("T")
 Ids = StringIds | Int64s
 _ORDERLESS = (set, frozenset, dict)
 
@@ -25,12 +27,37 @@ def normalise_ids(ids: Any, strings: bool | None) -> Ids:
     Raises TypeError for things that are no ids, ValueError for ids that no store can hold or that are of the other kind
     than this store's.
     """
-    kind = type(ids)
-    if kind is not list:
+    return _read(ids, strings, _packed)
+
+
+def join_ids(ids: Any, strings: bool | None) -> Joined | Int64s:
+    """The same, with strings checked but not packed: what a training thread is asked to wait for."""
+    if strings and type(ids) is list:
+        quick = _quickly_joined(ids)
+        if quick is not None:
+            return quick
+    return _read(ids, strings, _joined)
+
+
+def _quickly_joined(items: list[Any]) -> Joined | None:
+    """Ids of which a few looks at the whole say that each is good; None where one may not be."""
+    if set(map(type, items)) != {str}:
+        return None
+    lengths = set(map(len, items))
+    if min(lengths) == 0 or max(lengths) * 4 > MAX_ID_BYTES:
+        return None
+    try:
+        return join_strings(items)
+    except ValueError:
+        return None
+
+
+def _read(ids: Any, strings: bool | None, make: Callable[[list[str]], T]) -> T | Int64s:
+    if type(ids) is not list:
         ids = _plain(ids)
     if type(ids) is list:
-        return _from_list(ids, strings)
-    return _from_array(ids, strings)
+        return _from_list(ids, strings, make)
+    return _from_array(ids, strings, make)
 
 
 def _plain(ids: Any) -> Any:
@@ -72,32 +99,38 @@ def _converted(ids: Any, how: str) -> Any:
     return np.asarray(array)
 
 
-def _from_list(items: list[Any], strings: bool | None) -> Ids:
+def _from_list(items: list[Any], strings: bool | None, make: Callable[[list[str]], T]) -> T | Int64s:
     kinds = set(map(type, items))
     if kinds == {str}:
-        return _strings(items, strings)
+        _agree(True, strings, items[0])
+        return make(items)
     if kinds == {int}:
         return _integers(items, strings)
     if not items:
-        return pack_strings([]) if strings else np.zeros(0, np.int64)
+        return make([]) if strings else np.zeros(0, np.int64)
     if all(issubclass(kind, str) for kind in kinds):
-        return _strings([str(item) for item in items], strings)
+        _agree(True, strings, items[0])
+        return make([str(item) for item in items])
     if all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
         return _integers([int(item) for item in items], strings)
     raise _blame(items)
 
 
-def _from_array(array: Any, strings: bool | None) -> Ids:
+def _from_array(array: Any, strings: bool | None, make: Callable[[list[str]], T]) -> T | Int64s:
     if array.ndim != 1:
         raise ValueError(f"ids have the shape {array.shape}; one id per row is needed, shape (n,)")
     kind = array.dtype.kind
     if kind in "UT":
-        return _strings(array.tolist(), strings) if len(array) else _from_list([], True if strings is None else strings)
-    if kind == "O":
-        return _from_list(array.tolist(), strings)
+        if len(array) == 0:
+            return _from_list([], True if strings is None else strings, make)
+        if not hasattr(array.dtype, "na_object"):       # which may stand among the strings, and is none
+            _agree(True, strings, array[0])
+            return make(array.tolist())
+    if kind in "OT":
+        return _from_list(array.tolist(), strings, make)
     if kind not in "iu":
         if not len(array) and kind == "f":
-            return _from_list([], strings)              # np.array([])
+            return _from_list([], strings, make)        # np.array([])
         raise TypeError(f"ids are an array of {array.dtype}; ids are str or int" + _hint(kind))
     if kind == "u" and array.dtype.itemsize == 8 and len(array) and int(array.max()) >= 2**63:
         raise ValueError(f"the id {int(array.max())} does not fit in int64; write it as a str")
@@ -119,24 +152,35 @@ def _integers(items: list[int], strings: bool | None) -> Int64s:
         raise ValueError(f"the id {bad} does not fit in int64; write it as a str") from None
 
 
-def _strings(items: list[str], strings: bool | None) -> StringIds:
-    _agree(True, strings, items[0])
+def _joined(items: list[str]) -> Joined:
+    quick = _quickly_joined(items)
+    if quick is None:
+        _packed(items)                  # looks at each of them closely
+    return join_strings(items) if quick is None else quick
+
+
+def _packed(items: list[str]) -> StringIds:
+    packed = _told(pack_strings, items)
+    lengths = packed.lengths
+    if len(lengths) and lengths.min() == 0:
+        raise ValueError(f"the id of row {int(lengths.argmin())} is an empty string; every row needs an id")
+    if len(lengths) and lengths.max() > MAX_ID_BYTES:
+        row = int(lengths.argmax())
+        raise ValueError(f"the id {_show(items[row])} of row {row} has {int(lengths[row])} bytes of UTF-8; "
+                         f"at most {MAX_ID_BYTES} are allowed, so store a hash of it")
+    return packed
+
+
+def _told(make: Callable[[list[str]], T], items: list[str]) -> T:
+    """What ``make`` does of these strings; where it can't, which of them is the reason."""
     try:
-        packed = pack_strings(items)
+        return make(items)
     except UnicodeEncodeError:
         bad = next(item for item in items if not _encodable(item))
         raise ValueError(f"the id {bad!a} holds a lone surrogate, which UTF-8 can't write") from None
     except ValueError:
         bad = next(item for item in items if "\0" in item)
         raise ValueError(f"the id {_show(bad)} holds a NUL character, which no id may") from None
-    lengths = packed.lengths
-    if lengths.min() == 0:
-        raise ValueError(f"the id of row {int(lengths.argmin())} is an empty string; every row needs an id")
-    if lengths.max() > MAX_ID_BYTES:
-        row = int(lengths.argmax())
-        raise ValueError(f"the id {_show(items[row])} of row {row} has {int(lengths[row])} bytes of UTF-8; "
-                         f"at most {MAX_ID_BYTES} are allowed, so store a hash of it")
-    return packed
 
 
 def _agree(given: bool, wanted: bool | None, example: Any) -> None:

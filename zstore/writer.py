@@ -24,7 +24,7 @@ from zstore.writing.clock import Clock
 from zstore.writing.columns import add_column
 from zstore.writing.committer import Committer
 from zstore.writing.crew import Crew
-from zstore.writing.door import read_batch
+from zstore.writing.door import Door
 from zstore.writing.options import Options, check_json, whole_number
 from zstore.writing.place import check_place
 
@@ -126,9 +126,8 @@ class Writer:
             core = self._core or self._begin(ids, vectors, epoch, fields)
             if core is None:
                 return
-            batch = read_batch(ids, vectors, epoch, fields, core.schema)
+            batch = core.pipeline.batches.read(ids, vectors, epoch, fields)
             if batch is not None:
-                core.check()
                 core.pipeline.append(batch)
                 self._appended = True
 
@@ -278,7 +277,7 @@ class Writer:
     def _begin(self, ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any]) -> Committer | None:
         """Make the store with this first batch, which is looked at whole before anything is written."""
         schema = self._options.schema_from(ids, vectors, fields)
-        if schema is None or read_batch(ids, vectors, epoch, fields, schema) is None:
+        if schema is None or Door(schema).read(ids, vectors, epoch, fields) is None:
             return None
         session = create_store(self._log, schema, self._request)
         if session is None:                 # another writer was faster: join it, or be refused
@@ -289,7 +288,7 @@ class Writer:
 
     def _make_core(self, session: Session) -> Committer:
         if self._crew is None:
-            self._crew, self._conductor = Crew(2, "zstore-write"), Crew(1, "zstore-commit")
+            self._crew, self._conductor = Crew(8 if self._log.storage.distant else 4, "zstore-write"), Crew(1, "zstore-commit")
         return Committer.begin(self._log, session, self._crew)
 
     def _roll_back(self, core: Committer, target: Record) -> None:

@@ -16,6 +16,7 @@ FLOATS = ("float16", BFLOAT16, "float32", "float64")
 VECTOR_NAMES = (*FLOATS, "int8", "uint8")
 
 
+@cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The little-endian numpy dtype of a fixed-width type. bfloat16 is ml_dtypes', imported only when met."""
     if name == BFLOAT16:

@@ -7,6 +7,7 @@ else grows at the end: a partial chunk that a fuller one supersedes stays where 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from zstore.format.checksum import crc32c
 from zstore.format.keys import StringIds
 from zstore.format.schema import Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd, body_checksum, seal_places
-from zstore.storage.pages import Bytes, private
+from zstore.shards.pieces import PIECE, Pieces
 
 Rows = Array | StringIds
 
@@ -24,16 +25,17 @@ Rows = Array | StringIds
 class FieldBody:
     """The bytes of one field of the shard under construction. Not thread-safe.
 
-    Raw rows are held by reference; encoded chunks are copied into one buffer, whose memory goes back to the system with the
-    shard: kept for the next one it would make two whole shards of every moment's one and a bit."""
+    Raw rows are held by reference; encoded chunks are copied into borrowed pieces of memory, until ``free``."""
 
-    def __init__(self, schema: Schema, field: Field) -> None:
+    def __init__(self, schema: Schema, field: Field, pieces: Pieces | None = None) -> None:
         self.field = field
         self.dead_bytes = 0
         self._codec = schema.chunk_codec(field)
         self._chunks = schema.chunks(field)
         self._raw: list[Buffer] = []
-        self._buffer = _room(schema, field, self._codec.fixed)
+        self._lender = pieces or Pieces()
+        self._pieces: list[memoryview] = []
+        self._ends = np.zeros((0 if self._codec.fixed else self._chunks, 4), np.uint8)      # of each chunk, its last bytes
         self._size = 0
         self._crc = self._crc_size = 0          # the checksum of that many leading bytes
         self._offsets = np.full(self._chunks, EMPTY, np.uint64)
@@ -70,16 +72,25 @@ class FieldBody:
     def finish(self, rows: int, store_id: str, session: str, shard: int, behind: list[Buffer]) -> list[Buffer]:
         """All parts of the object, from the first byte to the last, for ``rows`` covered rows."""
         if not self._codec.fixed:
-            self._crc = crc32c(self._buffer[self._crc_size:self._size].data, self._crc)
+            for piece in self._encoded(self._crc_size):
+                self._crc = crc32c(piece, self._crc)
             self._crc_size = self._size
         size, crc = self._size, self._crc
         if not self._codec.fixed:
-            crc = crc32c(self._buffer[seal_places(self._offsets, self._lengths)].data, crc)
+            crc = crc32c(self._ends[self._offsets != EMPTY].data, crc)      # see ``seal_places``
         for part in behind:
             size, crc = size + len(part), crc32c(part, crc)
         end = ShardEnd(store_id, session, self.field.path, shard, rows, size, crc, self._offsets, self._lengths, self._crcs)
-        body = self._raw if self._codec.fixed else [self._buffer[:self._size].data]
-        return [*body, *behind, end.to_bytes()]
+        return [*self.parts(), *behind, end.to_bytes()]
+
+    def parts(self) -> list[Buffer]:
+        """The body so far. These bytes are final: every later object begins with them."""
+        return list(self._raw) if self._codec.fixed else list(self._encoded(0))
+
+    def free(self) -> None:
+        """Give the memory back. The body, and every part that it gave, is of no use from here on."""
+        self._lender.give_back(self._pieces)
+        self._pieces, self._raw = [], []
 
     def resume(self, body: bytes, end: ShardEnd, name: str) -> None:
         """Go on where another writer handed over: its body is copied verbatim. ``Corrupt`` if it fails its checksum."""
@@ -93,6 +104,8 @@ class FieldBody:
             self._hold(data)
         else:
             self._offsets[:], self._lengths[:] = end.offsets, end.lengths
+            places = seal_places(end.offsets, end.lengths)
+            self._ends[end.offsets != EMPTY] = np.frombuffer(body, np.uint8)[places].reshape(-1, 4)
             self._copy(body)
             self.dead_bytes = len(body) - int(end.lengths[end.offsets != EMPTY].sum())
 
@@ -103,19 +116,27 @@ class FieldBody:
             self._crc = crc32c(data, self._crc)
 
     def _copy(self, data: bytes) -> None:
-        end = self._size + len(data)
-        if end > len(self._buffer):
-            # Strings, and what partial chunks leave dead: their sizes are not known ahead.
-            larger = private(max(2 * len(self._buffer), end, 2**16))
-            larger[:self._size] = self._buffer[:self._size]
-            self._buffer = larger
-        self._buffer[self._size:end] = np.frombuffer(data, np.uint8)
-        self._size = end
+        view = memoryview(data)
+        while view:
+            at = self._size % PIECE
+            if at == 0:
+                self._pieces.append(self._lender.take())
+            count = min(PIECE - at, len(view))
+            self._pieces[-1][at:at + count] = view[:count]
+            self._size += count
+            view = view[count:]
+
+    def _encoded(self, start: int) -> Iterator[memoryview]:
+        """The encoded chunks from byte ``start`` on, piece by piece."""
+        for number in range(start // PIECE, len(self._pieces)):
+            first = number * PIECE
+            yield self._pieces[number][max(start - first, 0):self._size - first]
 
     def _append_chunk(self, chunk: int, data: bytes) -> None:
         if self._offsets[chunk] != EMPTY:
             self.dead_bytes += int(self._lengths[chunk])
         self._offsets[chunk], self._lengths[chunk] = self._size, len(data)
+        self._ends[chunk] = np.frombuffer(data, np.uint8, 4, len(data) - 4)
         self._copy(data)
 
     def _place(self, row: int, data: Buffer, count: int) -> None:
@@ -140,13 +161,6 @@ class FieldBody:
             padded[:stop - start] = chunk
             chunk = padded
         return self._codec.encode(_bytes_of(chunk))
-
-
-def _room(schema: Schema, field: Field, fixed: bool) -> Bytes:
-    """A buffer for a shard that does not compress; the memory is taken only as it is filled."""
-    if fixed:
-        return np.empty(0, np.uint8)
-    return private(schema.rows_per_shard * field.row_bytes + 64 * schema.chunks(field))
 
 
 def string_items(value: str, count: int) -> bytes:

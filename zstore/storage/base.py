@@ -64,6 +64,22 @@ class Draft:
     __slots__ = ()
 
 
+class Growing(Protocol):
+    """A draft that is written piece by piece. Ends with ``finish`` or ``discard``; a crash leaves a temporary object."""
+
+    def add(self, parts: Sequence[Buffer]) -> None:
+        """Write the parts behind what there is, and start them on their way to the disk; not durable."""
+        ...
+
+    def finish(self, parts: Sequence[Buffer]) -> Draft:
+        """Write the last parts; all of it is on the disk at return. Whatever it raises, nothing is left."""
+        ...
+
+    def discard(self) -> None:
+        """Drop it; a second time, or after ``finish`` failed, is fine."""
+        ...
+
+
 class Storage(Protocol):
     """Named objects below one URL. Every method may be called from several threads.
 
@@ -135,9 +151,14 @@ class Storage(Protocol):
         """
         ...
 
-    def replace(self, draft: Draft, name: str) -> None:
+    def begin(self, tag: str) -> Growing | None:
+        """An empty draft that grows; None where an object goes out with one request."""
+        ...
+
+    def replace(self, draft: Draft, name: str, *, once: bool = False) -> None:
         """Give the draft this name, over what had it. Atomic; the name is not durable before ``sync``.
 
+        ``once``: nobody had the name, and nobody will write other bytes under it; so a distant storage may keep these.
         When it fails the old object stands and the draft is gone.
         """
         ...

@@ -84,6 +84,20 @@ def read_at(descriptor: int, offset: int, length: int) -> bytes:
     return b"".join(pieces)
 
 
+def read_into(descriptor: int, offset: int, parts: Sequence[memoryview], nbytes: int) -> None:
+    """Fill the parts (writable bytes, ``nbytes`` together), one after another, from ``offset``. OSError where the file ends
+    before."""
+    if len(parts) <= _IOV_MAX and os.preadv(descriptor, parts, offset) == nbytes:
+        return
+    for low in range(0, len(parts), _IOV_MAX):
+        batch = list(parts[low:low + _IOV_MAX])
+        while batch:
+            got = os.preadv(descriptor, batch, offset)
+            if got == 0:
+                raise OSError(errno.EIO, "the file ends before what is read from it")
+            batch, offset = _after(batch, got), offset + got
+
+
 def flush(descriptor: int) -> None:
     """fsync. After a failure the pages may be clean and lost, so never try the same descriptor again."""
     if sys.platform == "darwin":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
@@ -54,11 +55,26 @@ class Folder:
 
     def _own(self, folder: str) -> None:
         """PermissionError for a folder that a symbolic link takes out of the store: what is written stays inside."""
+        if not self._has_link(folder):
+            return
         root = os.path.realpath(self.url)
         place = os.path.realpath(os.path.join(root, folder))
         if place != root and not place.startswith(root.rstrip("/") + "/"):
             raise PermissionError(f"{self.url}: the folder {folder} is a link that leads out of the store, to {place}; "
                                   "nothing is written there")
+
+    def _has_link(self, folder: str) -> bool:
+        """Whether a part of this folder's path below the store is a link, or can't be looked at. Asked for every object:
+        resolving the whole path would cost more than creating a file."""
+        path = self.url
+        try:
+            for part in folder.split("/") if folder else ():
+                path = f"{path}/{part}"
+                if stat.S_ISLNK(os.lstat(path).st_mode):
+                    return True
+        except OSError:
+            return True
+        return False
 
     def _folder(self, folder: str) -> str:
         return self._path(folder) if folder != "" else self.url

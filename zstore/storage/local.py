@@ -16,22 +16,15 @@ from typing import TypeVar
 
 from zstore._typing import Buffer
 from zstore.errors import Conflict, Corrupt
-from zstore.storage.base import MOST_READ, TMP, Draft, Handle, Kind, Names, checked_tag
+from zstore.storage.base import MOST_READ, TMP, Draft, Growing, Handle, Kind, Names, checked_tag
 from zstore.storage.descriptors import flush, flush_folder, named, read_at, write_all
+from zstore.storage.growing import GrowingFile, LocalDraft, remove
 from zstore.storage.local_life import LocalLife
 from zstore.storage.mounts import LACKING
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _T = TypeVar("_T")
-
-
-class LocalDraft(Draft):
-    """A temporary file."""
-
-    __slots__ = ("path",)
-
-    def __init__(self, path: str) -> None:
-        self.path = path
 
 
 class LocalHandle:
@@ -139,11 +132,9 @@ class LocalStorage(LocalLife):
 
     def draft(self, parts: Sequence[Buffer], tag: str, *, durable: bool = True) -> Draft:
         """See ``Storage.draft``; OSError with the filename on a full or failing disk."""
-        path = self._target(f"{TMP}/{checked_tag(tag)}-{uuid.uuid4().hex}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        path, descriptor = self._begin(tag)
         try:
             with named(path):
-                descriptor = self._in_folder(path, lambda: os.open(path, flags, 0o666))
                 try:
                     write_all(descriptor, parts)
                     if durable:
@@ -151,11 +142,20 @@ class LocalStorage(LocalLife):
                 finally:
                     os.close(descriptor)
         except BaseException:
-            _remove(path)
+            remove(path)
             raise
         return LocalDraft(path)
 
-    def replace(self, draft: Draft, name: str) -> None:
+    def begin(self, tag: str) -> Growing:
+        """See ``Storage.begin``."""
+        return GrowingFile(*self._begin(tag))
+
+    def _begin(self, tag: str) -> tuple[str, int]:
+        path = self._target(f"{TMP}/{checked_tag(tag)}-{uuid.uuid4().hex}")
+        with named(path):
+            return path, self._in_folder(path, lambda: os.open(path, _NEW, 0o666))
+
+    def replace(self, draft: Draft, name: str, *, once: bool = False) -> None:
         """See ``Storage.replace``: one rename."""
         source = _path_of(draft)
         try:
@@ -163,7 +163,7 @@ class LocalStorage(LocalLife):
             with named(target):
                 os.replace(source, target)
         except BaseException:
-            _remove(source)
+            remove(source)
             raise
 
     def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
@@ -188,7 +188,7 @@ class LocalStorage(LocalLife):
                 raise
             return self._create_alone(source, target)
         finally:
-            _remove(source)
+            remove(source)
         return True
 
     def _create_alone(self, source: str, target: str) -> bool:
@@ -201,7 +201,7 @@ class LocalStorage(LocalLife):
 
     def discard(self, draft: Draft) -> None:
         """See ``Storage.discard``."""
-        _remove(_path_of(draft))
+        remove(_path_of(draft))
 
     def sync(self, folders: Iterable[str]) -> None:
         """See ``Storage.sync``: fsync of each folder."""
@@ -246,13 +246,9 @@ class LocalStorage(LocalLife):
         except _ABSENT:
             return []
 
+
 def _path_of(draft: Draft) -> str:
     if not isinstance(draft, LocalDraft):
         raise TypeError(f"not a draft of this storage: {draft!r}")
     return draft.path
 
-
-def _remove(path: str) -> None:
-    # A temporary file that stays is litter for gc; it must not hide the error, or the success, that we are here for.
-    with suppress(OSError):
-        os.unlink(path)

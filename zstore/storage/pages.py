@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from zstore.storage.limits import available_memory
 
-__all__ = ["PAGE", "Bytes", "Range", "available_memory", "private", "shared"]
+__all__ = ["PAGE", "Bytes", "Range", "available_memory", "private", "private_pages", "release", "shared", "shared_slots"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -141,10 +141,15 @@ class _Span:
 def private(nbytes: int) -> Bytes:
     """Zeroed memory of its own, taken page by page as it is filled, and given back to the system with the array: the
     allocator's own pools would keep it."""
+    return np.frombuffer(private_pages(nbytes), np.uint8)[:nbytes]
+
+
+def private_pages(nbytes: int) -> mmap.mmap:
+    """The same as Python knows it: its slices take the bytes of any array, without a call of numpy's."""
     pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)[:nbytes]
+    return pages
 
 
 def shared(nbytes: int) -> Bytes:
@@ -152,6 +157,30 @@ def shared(nbytes: int) -> Bytes:
     if nbytes == 0:
         return np.zeros(0, np.uint8)
     return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+
+
+def shared_slots(slots: int, nbytes: int, least: int) -> tuple[int, Bytes]:
+    """``shared`` memory for as many slots of ``nbytes`` as the system lets us name, ``least`` or OSError; and how many."""
+    while True:
+        try:
+            return slots, shared(slots * nbytes)
+        except (OSError, ValueError, OverflowError):
+            if slots <= least:
+                raise
+            slots = max(slots // 2, least)
+
+
+def release(pages: Bytes, at: int, length: int) -> None:
+    """Give the whole pages of this part of ``shared`` memory back to the system; they read as zeros afterwards. Nothing
+    where the system can't."""
+    base: Any = pages
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    low, high = -(-at // PAGE) * PAGE, (at + length) // PAGE * PAGE
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_REMOVE") and low < high:
+        base.madvise(mmap.MADV_REMOVE, low, high - low)
 
 
 def _whole_pages(nbytes: int) -> int:

@@ -7,7 +7,6 @@ answer. ``s3`` and ``generic`` are the services, ``conditional`` writes through 
 from __future__ import annotations
 
 import os
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,12 +15,13 @@ from typing import Any
 
 from zstore._typing import Buffer
 from zstore.errors import Conflict
-from zstore.storage import conditional, leases
+from zstore.storage import conditional, flocks, leases
 from zstore.storage.backend import Backend, Doubtful, Entries, NoSize
-from zstore.storage.base import TMP, Draft, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
+from zstore.storage.base import TMP, Draft, Growing, Handle, Kind, Lock, Names, checked, checked_folder, checked_tag
 from zstore.storage.drafts import BytesDraft, own, spent
 from zstore.storage.exiting import keep_working
 from zstore.storage.filesystems import filesystem, printable, scheme_of
+from zstore.storage.fresh import Fresh
 from zstore.storage.generic import GenericBackend
 from zstore.storage.handles import PinnedHandle, RemoteHandle, read_all
 from zstore.storage.object_signs import ObjectSigns
@@ -34,17 +34,6 @@ __all__ = ["PinnedHandle", "RemoteStorage", "filesystem", "printable"]
 # Their creation is atomic by their own documents; a probe is a second wall, for what only speaks their protocol.
 _S3 = frozenset({"s3", "s3a"})
 _ATOMIC = frozenset({"gs", "gcs", "abfs", "abfss", "az"})
-_doors: dict[str, threading.Lock] = {}
-_doors_lock = threading.Lock()
-
-
-def _forget_in_child() -> None:
-    global _doors_lock
-    _doors_lock = threading.Lock()
-    _doors.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class RemoteStorage:
@@ -65,6 +54,7 @@ class RemoteStorage:
         self._create_holds: bool | None = None          # None: not probed
         self._rewrite_holds: bool | None = None
         self._tried: dict[str, dict[conditional.Likeness, None]] = {}
+        self._fresh = Fresh()
         self._leases = leases.Leases(ObjectSigns(lambda: self._backend))
 
     def __repr__(self) -> str:
@@ -131,8 +121,10 @@ class RemoteStorage:
         return got.data, got.generation
 
     def open(self, name: str, end: int = 0) -> Handle:
-        """See ``Storage.open``; one request on S3. Not pinned, see ``RemoteHandle``, save where the service tells no size."""
-        checked(name)
+        """See ``Storage.open``; one request on S3, none for what was just written for good. Not pinned, see ``RemoteHandle``,
+        save where the service tells no size."""
+        if (data := self._fresh.get(checked(name))) is not None:
+            return PinnedHandle(data)
         try:
             if end > 0:
                 got = patiently(lambda: self._backend.get(name, -end))
@@ -182,17 +174,23 @@ class RemoteStorage:
         checked_tag(tag)
         return BytesDraft(parts)
 
-    def replace(self, draft: Draft, name: str) -> None:
+    def begin(self, tag: str) -> Growing | None:
+        """See ``Storage.begin``."""
+        return None
+
+    def replace(self, draft: Draft, name: str, *, once: bool = False) -> None:
         """See ``Storage.replace``; without a condition."""
         data = spent(draft)
-        checked(name)
+        self._fresh.drop(checked(name))
         patiently(lambda: self._backend.put(name, data))
+        if once:
+            self._fresh.put(name, data)
 
     def rewrite(self, draft: Draft, name: str, over: str | None) -> str:
         """See ``Storage.rewrite``; where it can't be conditional, only over nothing is. TimeoutError when the service did
         not say: a later call, with the same or more rows, goes on from whatever is there of this one."""
         data = spent(draft)
-        checked(name)
+        self._fresh.drop(checked(name))
         if over is not None and not self.rewrites:
             return patiently(lambda: self._backend.put(name, data))
         tried = self._tried.setdefault(name, {})
@@ -219,7 +217,7 @@ class RemoteStorage:
 
     def delete(self, name: str) -> None:
         """See ``Storage.delete``."""
-        checked(name)
+        self._fresh.drop(checked(name))
         patiently(lambda: self._backend.delete(name))
 
     def writable(self, only_writer: bool = False) -> None:
@@ -252,9 +250,7 @@ class RemoteStorage:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        with _doors_lock:
-            door = _doors.setdefault(self.url, threading.Lock())
-        with door:
+        with flocks.door(self.url):
             yield
 
     def share_live(self, name: str) -> Lock:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from zstore.storage import descriptors, flocks, folder, local
+from zstore.storage import descriptors, flocks, folder, growing, local
 
 #: What a fault can befall. "make": a new file or lock is opened; "open": one that is there; "sync": fsync of a file.
 CALLS = ("make", "open", "write", "read", "sync", "sync folder", "close", "rename", "link", "unlink", "mkdir", "stat", "list",
@@ -77,7 +77,7 @@ class FaultyCalls:
     @contextmanager
     def installed(self) -> Iterator[FaultyCalls]:
         """Stand between the local storage and the system; one at a time in a process."""
-        real = [(module, name, getattr(module, name)) for module in (local, folder, descriptors, flocks)
+        real = [(module, name, getattr(module, name)) for module in (local, folder, growing, descriptors, flocks)
                 for name in ("os", "fcntl") if hasattr(module, name)]
         for module, name, value in real:
             setattr(module, name, _Stand(value, self._calls()))

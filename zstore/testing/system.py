@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from zstore.storage import descriptors, flocks, folder, local
+from zstore.storage import descriptors, flocks, folder, growing, local
 
 # What changes the disk, or makes a change durable. "open" is an open for reading; "create" makes a file.
 KINDS = ("open", "create", "write", "fsync", "fsync folder", "rename", "link", "unlink", "mkdir")
@@ -112,7 +112,7 @@ class System:
 @contextmanager
 def installed(system: System) -> Iterator[System]:
     """Let every local storage of this process make its calls through ``system``."""
-    modules = (local, folder, descriptors, flocks)
+    modules = (local, folder, growing, descriptors, flocks)
     before = [vars(module)["os"] for module in modules]
     for module in modules:
         vars(module)["os"] = system

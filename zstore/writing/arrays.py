@@ -14,6 +14,8 @@ from zstore.format import dtypes
 def as_array(value: Any, what: str) -> Array:
     """A numpy array of the value: no copy where numpy can see its memory. numpy, torch on any device, pandas, Arrow, jax
     and sequences; TypeError or ValueError that names ``what`` for anything else."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} is a masked array; fill it first: .filled(numpy.nan)")
     if isinstance(value, np.ndarray):
@@ -37,7 +39,10 @@ def is_tensor(value: Any) -> bool:
 
 def _from_tensor(tensor: Any) -> Array:
     torch = sys.modules["torch"]
-    tensor = tensor.detach().cpu()
+    try:
+        return np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError):       # on a device, with a gradient, of a type that numpy has not
+        tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         # numpy has no bfloat16: go through its bits.
         return np.asarray(tensor.contiguous().view(torch.uint16).numpy().view(dtypes.numpy_dtype(dtypes.BFLOAT16)))

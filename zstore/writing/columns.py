@@ -11,7 +11,7 @@ from zstore.commits.claims import claim_path
 from zstore.commits.publish import Delta, publish
 from zstore.errors import Conflict, InDoubt, StaleWriter
 from zstore.format.extents import Extents
-from zstore.format.keys import StringIds, pack_strings
+from zstore.format.keys import Joined, pack_strings
 from zstore.format.layout import CLAIMS, shard_name
 from zstore.format.record import Record
 from zstore.format.schema import MAX_FIELDS, MAX_SHARD_BYTES, Field, Schema, check_field_name, make_field
@@ -59,7 +59,9 @@ def _read_column(schema: Schema, name: str, values: Any, fill: Any, rows: int) -
         raise ValueError(f"a shard of the field {name!r} would be {field.row_bytes * schema.rows_per_shard} bytes; at most "
                          f"{MAX_SHARD_BYTES}")
     column = read_field(field, values, rows)
-    if not isinstance(column, StringIds) and column.ndim == 0:
+    if isinstance(column, Joined):
+        return field, column.packed
+    if column.ndim == 0:
         column = np.broadcast_to(column, (rows,))
     return field, column
 
@@ -77,7 +79,7 @@ def _write_and_publish(core: Committer, head: Record, field: Field, column: Any)
         parts = _shard_parts(schema, field, head.extents, shard, column, session.commit_id)
         storage.rewrite(storage.draft(parts, tag), shard_name(field, shard), None)
     storage.sync([path, CLAIMS])
-    delta = Delta(secrets.token_hex(16), next=core.pipeline.next_shard, definition=schema)
+    delta = Delta(secrets.token_hex(16), next=core.pipeline.shards.next, definition=schema)
     record = publish(core.log, session, lambda parent: _only_if(parent, head, delta.apply(
         parent, session, 0, parent.superseded)))
     core.take_schema(schema)

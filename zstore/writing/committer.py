@@ -10,7 +10,7 @@ from typing import Any
 from zstore.commits.claims import check_fence
 from zstore.commits.log import Log
 from zstore.commits.opening import Session, reopen_session
-from zstore.commits.projection import project
+from zstore.commits.projection import Known, project
 from zstore.commits.publish import Delta, publish
 from zstore.errors import InDoubt, StaleWriter, ZStoreError
 from zstore.format.layout import INDEX
@@ -20,7 +20,7 @@ from zstore.notices import logger, warn
 from zstore.writing.counting import Count, Counter
 from zstore.writing.crew import Crew
 from zstore.writing.entries import Cut
-from zstore.writing.merging import Merger
+from zstore.writing.merging import Merged, Merger
 from zstore.writing.pipeline import Pipeline
 
 
@@ -34,9 +34,13 @@ class Committer:
         self.crew = crew
         self.pipeline = Pipeline(log, session, schema, crew)
         self._counter = Counter(log.storage, schema, session.opening)
-        self._merger = Merger(log.storage, schema, session.info, crew)
+        self._merger = Merger(log.storage, schema, session.info)
+        self._index = session.opening.index         # of the newest record that this writer looked at
+        self._settled = False
+        self.pipeline.pending.spilt = self._merge
         self._poison: ZStoreError | None = None
         self.superseded = 0             # keys of earlier sessions that this one wrote again
+        self._documents: Known = {}
         self.bring_projection()
 
     @classmethod
@@ -62,6 +66,7 @@ class Committer:
             self.end(error)
             raise
         self.pipeline.stop()
+        self._merger.stop()
         return Committer(self.log, session, schema, self.crew)
 
     @property
@@ -82,6 +87,7 @@ class Committer:
     def end(self, error: ZStoreError) -> None:
         """This writer is fenced, or in doubt: it writes no more, and says this each time it is asked to."""
         self._poison = error
+        self._merger.stop()
         self.pipeline.fail(error)
 
     def check(self) -> None:
@@ -97,7 +103,7 @@ class Committer:
         with pipeline.held():
             pipeline.absorb()
             cut, count = self._write(pipeline)
-            merged = self._merger.result()
+            merged = self._merged(closing) if cut.rows or meta is not None or closing else None
             folders = {*pipeline.dirty, *([INDEX] if cut.runs or merged else [])}
             self.log.storage.sync(sorted(folders))
             pipeline.dirty -= folders
@@ -114,8 +120,23 @@ class Committer:
             if pipeline.shard is not None and pipeline.shard.is_wasteful:
                 pipeline.leave_shard()
         self.bring_projection()
-        self._merger.consider(record)
+        self._index = record.index
+        self._merge()
         return record
+
+    def _merged(self, closing: bool) -> Merged | None:
+        """What to name in place of what. The first commit of a session may be its last, and so it waits for what is soon done:
+        else a thousand short sessions would leave a thousand runs."""
+        if closing or not self._settled:
+            self._merger.settle()
+            self._settled = True
+        if closing:
+            self._merger.stop()
+        return self._merger.result()
+
+    def _merge(self) -> None:
+        """Have runs merged where they are too many, those too that were written ahead of the next commit."""
+        self._merger.consider((*self._index, *self.pipeline.pending.spilled))
 
     def _unfilled(self) -> int | None:
         """The shard to hand over: this writer's, if it lies above the one that head hands over."""
@@ -125,7 +146,9 @@ class Committer:
     def _write(self, pipeline: Pipeline) -> tuple[Cut, Count]:
         """Write the unfilled shard's objects, beside them the index run of the new rows, and meanwhile count what they
         repeat. The caller holds the pipeline."""
-        head = self.log.head()
+        head = self.log.likely(self.session.info)
+        self._index = head.index
+        self._merge()
 
         def cut_and_count() -> tuple[Cut, Count]:
             cut = pipeline.pending.cut()
@@ -137,9 +160,9 @@ class Committer:
         cut, count = done[-1]
         return cut, count
 
-    def _publish(self, cut: Cut, count: Count, merged: tuple[tuple[str, ...], str] | None, meta: Any,
+    def _publish(self, cut: Cut, count: Count, merged: Merged | None, meta: Any,
                  tail: int | None) -> Record:
-        delta = Delta(secrets.token_hex(16), cut.extents, cut.runs, merged, tail, self.pipeline.next_shard, cut.rows,
+        delta = Delta(secrets.token_hex(16), cut.extents, cut.runs, merged, tail, self.pipeline.shards.next, cut.rows,
                       cut.nonfinite, meta)
         earlier = 0
 
@@ -160,7 +183,7 @@ class Committer:
         """Zarr's documents to head. The rows are committed already: a failure here is a warning, tried again later."""
         self._behind = True
         try:
-            project(self.log, self.tag)
+            project(self.log, self.tag, self._documents)
             self._behind = False
         except (OSError, ZStoreError) as error:
             warn(f"{self.log.storage.url}: the rows are committed, but Zarr's documents could not be brought to head "
@@ -172,7 +195,8 @@ class Committer:
         old.stop()
         self.session = replace(self.session, taken=None)
         self.pipeline = Pipeline(self.log, self.session, schema, self.crew)
-        self.pipeline.next_shard = old.next_shard
+        self.pipeline.shards.next = old.shards.next
+        self.pipeline.pending.spilt = self._merge
 
 
 def _make_folders(log: Log, schema: Schema) -> None:

@@ -17,6 +17,7 @@ from zstore.format.schema import EPOCH, IDS, Schema
 from zstore.index import KeyIndex
 from zstore.mapping import Column
 from zstore.notices import logger
+from zstore.runs import read_head
 from zstore.storage.base import Storage
 from zstore.writing.entries import Cut, read_run
 
@@ -44,6 +45,7 @@ class Counter:
         self._earlier = opening.extents
         self._head: KeyIndex | None = None
         self._headers: dict[str, RunHeader] = {}
+        self._checked: set[str] = set()
         self._seen = Seen()
         cache = Cache(2**22)
         self._ids = Column(storage, schema, schema.fields[IDS], cache)
@@ -57,14 +59,17 @@ class Counter:
         try:
             return self._count(head, cut)
         except (OSError, ZStoreError) as error:
-            logger.warning("repeated keys of a commit are not counted: %s", error)
+            logger.warning("repeated keys of a commit are not counted: %s", str(error))
             return Count(head.version, superseded=None)
 
     def _count(self, head: Record, cut: Cut) -> Count:
         duplicates = earlier = repeats = 0
+        named = {*head.index, *cut.runs}            # others were merged: a long run must not keep them all
+        self._headers = {run: header for run, header in self._headers.items() if run in named}
+        self._checked &= named
         for number, run in enumerate(cut.runs):
             _, entries = read_run(self._storage, run)
-            epochs = frozenset(np.unique(entries.epoch).tolist())
+            epochs = _distinct(entries.epoch)
             self._head = index = self._relevant(head.index, head.extents, epochs, self._head)
             self._seen.learn(index, epochs)
             found = _lookup(index, entries, epochs, self._seen)
@@ -92,7 +97,7 @@ class Counter:
         self._ids.cover(rest)
         self._epochs.cover(rest)
         return KeyIndex(self._storage, self._schema, tuple(wanted), rest, self._ids, self._epochs, previous,
-                        trusted=self._headers)
+                        trusted=self._checked)
 
     def _covered(self, runs: tuple[str, ...]) -> Extents:
         """What these runs cover, and no address more: the shards of a commit under way are not there to be read."""
@@ -102,11 +107,20 @@ class Counter:
     def _header(self, run: str) -> RunHeader | None:
         """A run's header, read and checked once; None where it can't be: the index then reads the rows themselves."""
         if run not in self._headers:
+            head = read_head(self._storage, self._schema, run)
             try:
-                self._headers[run] = read_run(self._storage, run)[0]
+                self._headers[run] = read_run(self._storage, run)[0] if head is None else head.header
             except OSError:
                 return None
         return self._headers[run]
+
+
+def _distinct(epochs: npt.NDArray[np.int32]) -> frozenset[int]:
+    # Nearly always it is one. numpy's own `unique` first imports numpy.ma, with the interpreter lock held for 15 ms.
+    if epochs.min() == epochs.max():
+        return frozenset([int(epochs[0])])
+    ordered = np.sort(epochs)
+    return frozenset(ordered[np.flatnonzero(np.diff(ordered, prepend=-1))].tolist())
 
 
 class Seen:

@@ -90,11 +90,16 @@ class Crew:
 
     def run_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Run all of them at once, the last on the caller's thread; every one ends before the first error is raised."""
-        jobs = [self.submit(call) for call in calls[:-1]]
-        if calls:
-            last = Job(calls[-1])
-            last.run()
-            jobs.append(last)
+        jobs: list[Job[T]] = []
+        here = len(calls) - 1
+        if threading.current_thread() in self._threads and self._size == 1:
+            here = 0                        # whoever waits on the only thread waits for ever
+        for number, call in enumerate(calls):
+            if number < here:
+                jobs.append(self.submit(call))
+            else:
+                jobs.append(Job(call))
+                jobs[-1].run()
         for job in jobs:
             job.wait()
         return [job.result() for job in jobs]

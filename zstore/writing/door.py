@@ -11,7 +11,7 @@ import numpy as np
 
 from zstore._typing import Array
 from zstore.format import dtypes
-from zstore.format.keys import StringIds, pack_strings
+from zstore.format.keys import Joined, join_strings
 from zstore.format.schema import (
     EPOCH,
     IDS,
@@ -22,53 +22,81 @@ from zstore.format.schema import (
     Schema,
     check_field_name,
 )
-from zstore.ids import normalise_ids
+from zstore.ids import join_ids
 from zstore.writing.arrays import as_array, cast, check_kind
 
 MAX_EPOCH = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
-    """``rows`` rows, one column per field: an array (rows, *shape), packed strings, or a scalar for all rows."""
+    """``rows`` rows of every field. ``arrays``, (rows, *shape), may be the caller's own, who changes them as soon as `append`
+    returns. ``others`` never change, and need not be copied before: joined strings, or one scalar for all rows."""
 
     rows: int
-    columns: dict[str, Any]
+    arrays: dict[str, Array]
+    others: dict[str, Any]
 
 
-def read_batch(ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any], schema: Schema) -> Batch | None:
-    """The batch in the store's own types; None for an empty one. Raises TypeError or ValueError, with nothing taken."""
-    rows, packed, array = _ids_and_vectors(ids, vectors, strings=schema.ids_are_strings)
-    _check_names(fields, schema)
-    if rows == 0:
-        return None
-    f = schema.vectors
+class Door:
+    """What the batches of one schema must be. What can be known before a batch comes is: a training step turns the caches
+    over, and then each line of Python costs the training thread microseconds."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._strings = schema.ids_are_strings
+        self._vectors, self._dtype = schema.vectors, schema.vectors.numpy_dtype
+        self._fields = list(schema.user_fields.items())
+
+    def read(self, ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any]) -> Batch | None:
+        """The batch in the store's own types; None for an empty one. Raises TypeError or ValueError, with nothing taken."""
+        column: Any
+        plain = (type(vectors) is np.ndarray and vectors.dtype is self._dtype and type(ids) is list
+                 and vectors.shape == (len(ids), *self._vectors.shape))     # as nearly every batch is
+        if plain:
+            rows, column, array = len(ids), join_ids(ids, self._strings), vectors
+        else:
+            rows, column, array = _ids_and_vectors(ids, vectors, strings=self._strings)
+        if fields or self._fields:
+            _check_names(fields, self._schema)
+        if rows == 0:
+            return None
+        if not plain:
+            array = _read_vectors(array, self._vectors)
+        batch = Batch(rows, {VECTORS: array}, {})
+        columns: list[tuple[str, Any]] = [
+            (IDS, column), (EPOCH, epoch if type(epoch) is int and 0 <= epoch <= MAX_EPOCH else read_epoch(epoch, rows))]
+        columns += [(name, read_field(field, fields[name], rows) if name in fields else _left_out(field, rows))
+                    for name, field in self._fields]
+        for name, value in columns:
+            (batch.arrays if isinstance(value, np.ndarray) else batch.others)[name] = value
+        return batch
+
+
+def _read_vectors(array: Array, f: Field) -> Array:
     if array.shape[1:] != f.shape:
         raise ValueError(f"vectors are of shape {_per_row(array.shape[1:])} per row, but the store holds {_per_row(f.shape)}")
     if dtypes.is_float(f.dtype) and not dtypes.is_float(check_kind(array, "vectors")):
         raise TypeError(f"vectors are {array.dtype}, but the store holds {f.dtype}; cast them: vectors.astype('{f.dtype}')")
-    columns: dict[str, Any] = {IDS: packed, VECTORS: cast(array, f.dtype, "vectors"), EPOCH: read_epoch(epoch, rows)}
-    for name, field in schema.user_fields.items():
-        columns[name] = read_field(field, fields[name], rows) if name in fields else _left_out(field, rows)
-    return Batch(rows, columns)
+    return cast(array, f.dtype, "vectors")
 
 
 def _left_out(field: Field, rows: int) -> Any:
-    return pack_strings([str(field.fill)] * rows) if field.is_string else field.numpy_dtype.type(field.fill)
+    return join_strings([str(field.fill)] * rows) if field.is_string else field.numpy_dtype.type(field.fill)
 
 
-def _ids_and_vectors(ids: Any, vectors: Any, *, strings: bool | None) -> tuple[int, Array | StringIds, Array]:
-    if _looks_like_vectors(ids) and not _looks_like_vectors(vectors):
+def _ids_and_vectors(ids: Any, vectors: Any, *, strings: bool | None) -> tuple[int, Array | Joined, Array]:
+    if type(ids) is not list and _looks_like_vectors(ids) and not _looks_like_vectors(vectors):
         raise TypeError("ids and vectors look swapped: append(ids, vectors)")
-    packed = normalise_ids(ids, strings)
+    column = join_ids(ids, strings)
     array = as_array(vectors, "vectors")
-    if len(packed) == 0 and array.shape[:1] == (0,):
-        return 0, packed, array
+    if len(column) == 0 and array.shape[:1] == (0,):
+        return 0, column, array
     if array.ndim < 2:
         raise ValueError(f"vectors must be of shape (rows, dim), not {array.shape}; one vector is vectors[None, :]")
-    if len(packed) != len(array):
-        raise ValueError(f"{len(packed)} ids but {len(array)} vectors; give one id per row")
-    return len(packed), packed, array
+    if len(column) != len(array):
+        raise ValueError(f"{len(column)} ids but {len(array)} vectors; give one id per row")
+    return len(column), column, array
 
 
 def _looks_like_vectors(value: Any) -> bool:
@@ -77,11 +105,11 @@ def _looks_like_vectors(value: Any) -> bool:
 
 
 def read_epoch(epoch: Any, rows: int) -> Any:
-    """An int32 scalar, or an int32 array (rows,)."""
+    """An int, or an int32 array (rows,)."""
     if isinstance(epoch, int) and not isinstance(epoch, bool):
         if not 0 <= epoch <= MAX_EPOCH:
             raise ValueError(f"epoch must be from 0 to {MAX_EPOCH}, not {epoch}")
-        return np.int32(epoch)
+        return int(epoch)
     array = as_array(epoch, "epoch")
     if array.dtype.kind not in "iu":
         raise TypeError(f"epoch must be an integer, or one integer per row, not {epoch!r:.60}")
@@ -109,7 +137,7 @@ def _check_names(fields: Mapping[str, Any], schema: Schema) -> None:
 
 
 def read_field(field: Field, value: Any, rows: int) -> Any:
-    """A user's field as a column: an array (rows, *shape), packed strings, or one scalar for all rows."""
+    """A user's field as a column: an array (rows, *shape), joined strings, or one scalar for all rows."""
     what = f"the field {field.name!r}"
     if field.is_string:
         return read_strings(value, rows, what)
@@ -121,8 +149,8 @@ def read_field(field: Field, value: Any, rows: int) -> Any:
     return cast(array, field.dtype, what)
 
 
-def read_strings(value: Any, rows: int, what: str) -> StringIds:
-    """A user's text field, packed. Empty strings are values here."""
+def read_strings(value: Any, rows: int, what: str) -> Joined:
+    """A user's text field. Empty strings are values here."""
     if isinstance(value, (list, tuple)):        # numpy would make strings of numbers, and drop a NUL at the end
         items = list(value)
     else:
@@ -130,7 +158,7 @@ def read_strings(value: Any, rows: int, what: str) -> StringIds:
     if len(items) != rows:
         raise ValueError(f"{what} must be one string per row ({rows}), not {len(items)}")
     try:
-        packed = pack_strings(items)
+        joined = join_strings(items)
     except TypeError:
         wrong = next(item for item in items if not isinstance(item, str))
         raise TypeError(f"{what} holds strings, not {type(wrong).__name__} ({wrong!r:.60})") from None
@@ -138,16 +166,18 @@ def read_strings(value: Any, rows: int, what: str) -> StringIds:
         raise ValueError(f"{what} holds a string that is not valid Unicode (a lone surrogate): {error}") from None
     except ValueError:
         raise ValueError(f"{what} holds a NUL character; strip it") from None
-    if len(packed) and int(packed.lengths.max()) > MAX_STRING_BYTES:
-        raise ValueError(f"{what} holds a string of {int(packed.lengths.max())} bytes; at most {MAX_STRING_BYTES}")
-    return packed
+    if len(joined.text) > MAX_STRING_BYTES:
+        longest = max(len(item.encode()) for item in items)
+        if longest > MAX_STRING_BYTES:
+            raise ValueError(f"{what} holds a string of {longest} bytes; at most {MAX_STRING_BYTES}")
+    return joined
 
 
 def first_batch(ids: Any, vectors: Any, *, id_dtype: str | None, dtype: str | None, dim: int | None,
                 ) -> tuple[str, str, tuple[int, ...]] | None:
     """``(id type, vector dtype, vector shape)`` of a store that begins with this batch; None for an empty one."""
     strings = None if id_dtype is None else id_dtype == dtypes.STRING
-    rows, packed, array = _ids_and_vectors(ids, vectors, strings=strings)
+    rows, column, array = _ids_and_vectors(ids, vectors, strings=strings)
     if rows == 0:
         return None
     name = check_kind(array, "vectors")
@@ -160,7 +190,7 @@ def first_batch(ids: Any, vectors: Any, *, id_dtype: str | None, dtype: str | No
         raise ValueError(f"dim={dim} was given, but the vectors are of shape {_per_row(shape)} per row")
     if array[:1].nbytes > MAX_ROW_BYTES:
         raise ValueError(f"one row is {array[:1].nbytes} bytes; at most {MAX_ROW_BYTES}")
-    return (dtypes.STRING if isinstance(packed, StringIds) else "int64"), dtype or name, shape
+    return (dtypes.STRING if isinstance(column, Joined) else "int64"), dtype or name, shape
 
 
 def first_field(name: str, value: Any, rows: int) -> tuple[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from zstore.errors import Corrupt
 from zstore.format.extents import Extents
-from zstore.format.keys import StringIds, hash_ints, hash_strings, join_strings, seed_of
+from zstore.format.keys import StringIds, concat_strings, hash_ints, hash_strings, seed_of
 from zstore.format.layout import run_name
 from zstore.format.record import SessionInfo
 from zstore.format.run import Entries, RunHeader, epoch_spans, parse_run, run_parts
@@ -36,7 +37,7 @@ def make_entries(noted: list[Noted], seed: int) -> Entries:
     training loop waits for each of them to come back."""
     ids = [piece.ids for piece in noted]
     if isinstance(ids[0], StringIds):
-        key, check = hash_strings(join_strings(ids), seed)
+        key, check = hash_strings(concat_strings(ids), seed)
     else:
         key = hash_ints(np.concatenate(ids))
         check = np.zeros(len(key), np.uint32)
@@ -55,7 +56,7 @@ def write_run(storage: Storage, schema: Schema, session: SessionInfo, entries: E
 def put_run(storage: Storage, header: RunHeader, entries: Entries) -> str:
     """Write a run of sorted entries under a name that was never used."""
     run = f"{header.opened:020d}-{secrets.token_hex(16)}"
-    storage.replace(storage.draft(run_parts(header, entries), f"{header.opened:020d}"), run_name(run))
+    storage.replace(storage.draft(run_parts(header, entries), f"{header.opened:020d}"), run_name(run), once=True)
     return run
 
 
@@ -91,6 +92,7 @@ class Pending:
     rows: int = 0
     nonfinite: int = 0
     unspilled: int = 0
+    spilt: Callable[[], None] | None = None     # called when a run was written ahead
 
     def note(self, ids: Any, epochs: npt.NDArray[np.int32], address: int, nonfinite: int) -> None:
         """These rows have their addresses now; the arrays are copied."""
@@ -108,6 +110,8 @@ class Pending:
             self.spilled.append(write_run(self.storage, self.schema, self.session, entries))
             self.noted.clear()
             self.unspilled = 0
+            if not force and self.spilt is not None:
+                self.spilt()
 
     def cut(self) -> Cut:
         """What there is now, with every entry in a run."""

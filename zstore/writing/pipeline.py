@@ -12,16 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from zstore.commits.claims import check_fence, claim_shard
 from zstore.commits.log import Log
 from zstore.commits.opening import Session
-from zstore.errors import Corrupt, InDoubt, StaleWriter
+from zstore.errors import InDoubt, StaleWriter
 from zstore.format.layout import CLAIMS
 from zstore.format.schema import EPOCH, IDS, VECTORS, Schema
-from zstore.notices import logger
 from zstore.writing.blocks import Block
+from zstore.writing.claiming import ShardSource
 from zstore.writing.crew import Crew
-from zstore.writing.door import Batch
+from zstore.writing.door import Batch, Door
 from zstore.writing.entries import Pending
 from zstore.writing.pool import BlockPool
 from zstore.writing.sealing import OpenShard, count_nonfinite
@@ -40,9 +39,9 @@ class Pipeline:
         self.schema = schema
         self.session = session
         self.shard_lock = threading.RLock()
-        self.next_shard = session.opening.next
         self.dirty: set[str] = set()            # folders with names that are not durable yet
-        self._log, self._storage, self._crew = log, log.storage, crew
+        self.batches = Door(schema)
+        self._storage, self._crew = log.storage, crew
         self._pool = BlockPool(schema)
         self._whole_rows = self._wanted = 0     # rows of all blocks before the filling one; threads that want the lock
         self._queue: deque[Block] = deque()
@@ -54,7 +53,9 @@ class Pipeline:
         self._failure: BaseException | None = None
         self._stopped = False
         self.shard: OpenShard | None = None
-        self._seals = Seals(self._storage, crew, f"{session.info.opened:020d}", self._is_sealed, self.fail)
+        tag = f"{session.info.opened:020d}"
+        self.shards = ShardSource(log, session, schema, crew, tag)
+        self._seals = Seals(self._storage, crew, tag, self._is_sealed, self.fail)
         self.pending = Pending(self._storage, schema, session.info)
         self._taken = session.taken
         threading.Thread(target=self._work, name="zstore-encode", daemon=True).start()
@@ -68,7 +69,13 @@ class Pipeline:
         interrupt: KeyboardInterrupt | None = None
         while True:
             with self._lock:
-                self._raise_failure()
+                if self._failure is not None:
+                    self._raise_failure()
+                block = self._filling
+                if block is not None and 0 < block.filled < block.rows - batch.rows:     # most batches
+                    block.write(block.filled, batch, 0, batch.rows)
+                    block.filled += batch.rows
+                    return
                 if self._filling is None and self._taken is not None:
                     self._crew.do(self._resume_tail)
                 if self._has_room(batch.rows):
@@ -96,6 +103,8 @@ class Pipeline:
                 if self._whole_rows - start == batch.rows:
                     return
                 self._pool.lend(self._keep)
+                if self._pool.wants_spare():
+                    self._crew.submit(self._make_spare)
             elif block.filled == block.rows:
                 if not self._queue or self._queue[-1] is not block:
                     self._queue.append(block)
@@ -114,6 +123,14 @@ class Pipeline:
     def _keep(self, block: Block) -> None:
         block.first = self._whole_rows
         self._filling = block
+
+    def _make_spare(self) -> None:
+        block = None
+        try:
+            block = Block(self.schema, self._pool.rows)
+        finally:
+            with self._lock:
+                self._pool.add(block)
 
     def check(self) -> None:
         """Raise what went wrong in the background, once, and let the worker try again."""
@@ -161,10 +178,13 @@ class Pipeline:
             self._door.notify_all()
 
     def stop(self) -> None:
-        """Let the worker end."""
+        """Let the worker end, and drop what was written ahead for rows that no commit will name."""
         with self._lock:
             self._stopped = True
             self._door.notify_all()
+        with self.shard_lock:
+            if self.shard is not None:
+                self.shard.stop_ahead()
 
     def absorb(self) -> None:
         """Encode and note all rows that are here now, on the caller's thread, which holds ``shard_lock``.
@@ -230,7 +250,7 @@ class Pipeline:
             if self.shard is not None and self.shard.rows != self.shard.written:
                 return False            # the worker has encoded what came in while the record was published
             self._release([*([] if self._filling is None else [self._filling]),
-                           *([] if self.shard is None else self.shard.held)])
+                           *([] if self.shard is None else self.shard.let_go())])
             self._filling, self.shard, self._taken = None, None, None
             return True
 
@@ -250,19 +270,17 @@ class Pipeline:
     def _resume_tail(self) -> None:
         # Loaded at the first row: a writer that appends nothing reads nothing.
         assert self._taken is not None
-        number, rows = self._taken
         block = self._pool.take()
-        shard = OpenShard(self.schema, self.session.info, number)
         try:
-            shard.resume(self._storage, rows, block)
-            block.first = self._whole_rows - block.filled
-            self.shard, self._filling = shard, block
-        except (Corrupt, FileNotFoundError) as error:
-            logger.warning("shard %d is not continued, a fresh one is begun: %s", number, error)
-            self._pool.give_back([block])
+            shard = self.shards.resume(*self._taken, block)
         except BaseException:               # tried again at the next append, which must find its block
             self._pool.give_back([block])
             raise
+        if shard is None:
+            self._pool.give_back([block])
+        else:
+            block.first = self._whole_rows - block.filled
+            self.shard, self._filling = shard, block
         self._taken = None
 
     def _release(self, blocks: list[Block]) -> None:
@@ -303,6 +321,9 @@ class Pipeline:
         fills = block.ends or shard.block_row + block.rows == self.schema.rows_per_shard
         if block.ends or 2 * (shard.block_row + block.rows) > self.schema.rows_per_shard:
             self.await_seal()           # never more in memory than a shard being written and half of the next
+        with self._lock:
+            if not block.ends and self._next_row() - (block.first - shard.block_row) > self.schema.rows_per_shard:
+                self.shards.claim_ahead()
         shard.absorb(block, block.filled)
         self._note(shard, block, block.filled)
         shard.next_block()
@@ -337,12 +358,8 @@ class Pipeline:
     def _shard(self) -> OpenShard:
         """The shard that rows go to; claimed just before its first byte."""
         if self.shard is None:
-            number = claim_shard(self._storage, self.session.info, self.next_shard)
-            self.next_shard = number + 1
+            self.shard = self.shards.fresh()
             self.dirty.add(CLAIMS)
-            # A zombie learns of its successor here, before it writes a byte.
-            check_fence(Log(self._storage).head(), self.session.info, self._storage.url)
-            self.shard = OpenShard(self.schema, self.session.info, number)
         return self.shard
 
     def _mark_dirty(self) -> None:

@@ -21,6 +21,7 @@ class BlockPool:
         # What is free once nothing is on its way: more than that is not worth waiting for.
         self._surely_free = self._limit - (per_shard if self.holds else 1)
         self._made = 0
+        self._spares = 0                # asked for and not there yet
         self._free: list[Block] = []
 
     def has_room(self, rows: int) -> bool:
@@ -40,10 +41,23 @@ class BlockPool:
             self._free.append(Block(self.schema, self.rows))
             self._made += 1
         block = self._free[-1]
-        block.filled = block.noted = 0
-        block.ends = False
+        block.clear()
         keep(block)
         self.is_lent(block)
+
+    def wants_spare(self) -> bool:
+        """A block is to be made before it is needed, on a thread that can wait for its pages, and given to ``add``."""
+        if self._free or self._spares or self._made >= self._limit:
+            return False
+        self._spares += 1
+        return True
+
+    def add(self, spare: Block | None) -> None:
+        """What ``wants_spare`` asked for; None where it could not be made."""
+        self._spares -= 1
+        if spare is not None and self._made < self._limit:
+            self._free.insert(0, spare)         # last in line: the caches know the others
+            self._made += 1
 
     def is_lent(self, block: Block) -> None:
         """The block left the pool, if an interrupt kept it from doing so."""

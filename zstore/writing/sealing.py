@@ -11,18 +11,21 @@ from zstore._typing import Array, Buffer
 from zstore.format.dtypes import is_float
 from zstore.format.layout import shard_name
 from zstore.format.record import SessionInfo
-from zstore.format.schema import Schema
+from zstore.format.schema import VECTORS, Schema
 from zstore.shards.build import FieldBody
+from zstore.shards.pieces import Pieces
 from zstore.shards.read import open_shard
 from zstore.storage.base import Storage
+from zstore.writing.ahead import Ahead
 from zstore.writing.blocks import Block
 
 
 class OpenShard:
     """The bodies of all fields of one claimed shard. ``rows`` counts from the shard's first row."""
 
-    def __init__(self, schema: Schema, session: SessionInfo, number: int) -> None:
+    def __init__(self, schema: Schema, session: SessionInfo, number: int, pieces: Pieces, ahead: Ahead) -> None:
         self.schema = schema
+        self._ahead = ahead                 # of the vectors; all other fields are small
         self.number = number
         self.rows = 0
         self.written = 0                    # rows that the objects under the shard's names cover
@@ -31,7 +34,7 @@ class OpenShard:
         self.last: Block | None = None      # the one that ended a shard before it was full
         self._generations: dict[str, str] = {}      # of the objects under the shard's names, as far as we wrote or saw them
         self._session = session
-        self._bodies = {name: FieldBody(schema, f) for name, f in schema.fields.items()}
+        self._bodies = {name: FieldBody(schema, f, pieces) for name, f in schema.fields.items()}
         self._added = dict.fromkeys(schema.fields, 0)
 
     @property
@@ -47,6 +50,11 @@ class OpenShard:
                 self._bodies[name].add(start, rows, stop - start)
                 self._added[name] = stop
         self.rows = self.block_row + filled
+        self._ahead.feed(self._bodies[VECTORS].parts())
+
+    def stop_ahead(self) -> None:
+        """No object of this shard will be written any more."""
+        self._ahead.drop()
 
     def next_block(self) -> None:
         """The block is whole; the next one follows it."""
@@ -69,14 +77,21 @@ class OpenShard:
     def writes(self, storage: Storage, block: Block | None, tag: str) -> list[Callable[[], None]]:
         """One call per object, in any order: to a temporary file, synced by the descriptor that wrote it, then renamed; over
         the very generation that this shard last had."""
+        vectors = shard_name(self.schema.vectors, self.number)
+
         def write(name: str, parts: list[Buffer]) -> Callable[[], None]:
             def call() -> None:
-                self._generations[name] = storage.rewrite(storage.draft(parts, tag), name, self._generations.get(name))
+                draft = self._ahead.finish(parts) if name == vectors else None
+                self._generations[name] = storage.rewrite(draft or storage.draft(parts, tag), name,
+                                                          self._generations.get(name))
             return call
         return [write(name, parts) for name, parts in self.objects(block).items()]
 
     def let_go(self) -> list[Block]:
-        """The shard is on the disk: free its bytes, and give the blocks that it held."""
+        """The shard is on the disk, or left as it is: free its bytes, and give the blocks that it held."""
+        self._ahead.drop()
+        for body in self._bodies.values():
+            body.free()
         self._bodies.clear()
         held, self.held = self.held, []
         return held

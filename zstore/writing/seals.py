@@ -44,6 +44,5 @@ class Seals:
             raise
 
     def _write(self, shard: OpenShard) -> None:
-        for write in shard.writes(self._storage, shard.last, self._tag):
-            write()
+        self._crew.run_all(shard.writes(self._storage, shard.last, self._tag)[::-1])     # the vectors on this thread
         self._written(shard)

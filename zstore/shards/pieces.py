@@ -1,0 +1,27 @@
+"""Memory of encoded chunks, in pieces of one size that serve shard after shard: fresh pages cost more than what is written
+into them."""
+
+from __future__ import annotations
+
+from zstore.storage.pages import private
+
+PIECE = 2**18
+SLAB = 2**21        # a huge page
+
+
+class Pieces:
+    """Pieces to borrow. Once they are many they stay with whoever has this, for the next shard."""
+
+    def __init__(self) -> None:
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """PIECE writable bytes with anything in them."""
+        if not self._free:
+            slab = private(SLAB).data
+            self._free += [slab[at:at + PIECE] for at in range(SLAB - PIECE, -1, -PIECE)]
+        return self._free.pop()
+
+    def give_back(self, pieces: list[memoryview]) -> None:
+        """Nobody reads these any more."""
+        self._free += pieces
