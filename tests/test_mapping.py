@@ -186,3 +186,17 @@ def test_a_small_cache_reads_everything(tmp_path: Path, codec: str) -> None:
         assert np.array_equal(reader[order], wanted[order])
         assert np.array_equal(reader.get(order), wanted[order])
     assert reader.get(order[:20], field="note").tolist() == [str(i) for i in order[:20]]
+
+
+def test_a_scan_leaves_the_cache_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((20_000, 128)).astype(np.float32)      # 10 MB
+    with zstore.Writer(tmp_path / "a.zarr", codec="lossless") as writer:
+        writer.append(np.arange(len(rows)), rows)
+    reader = zstore.Reader(tmp_path / "a.zarr", cache_bytes=1 << 28)
+    assert np.array_equal(np.concatenate([part.vectors for part in reader.batches()]), rows)
+    assert reader._cache.nbytes <= 1 << 20          # the ragged end alone
+    for _ in range(2):
+        reader[np.arange(20_000)[::-1].copy()]
+    assert reader._cache.nbytes > 9_000_000
+    monkeypatch.setattr(reader._columns["vectors"]._chunks, "decode", None)         # what is kept is not decoded again
+    assert np.array_equal(reader.select(slice(5, 19_000)).vectors, rows[5:19_000])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from zstore.format.keys import pack_strings
 from zstore.format.schema import Field, Schema, make_field
 from zstore.shards.build import FieldBody
 from zstore.shards.read import Stored, open_shard
+from zstore.storage.local import LocalStorage
 
 STORE = "0123456789abcdef" * 2
 ROWS = 64
@@ -163,3 +166,71 @@ def test_a_chunk_that_was_never_written() -> None:
     with pytest.raises(Corrupt, match="never written"):
         file.chunk_into(3, np.empty(16 * 32, np.uint8))
     assert file.name == layout.shard_name(schema("lossless").fields["vectors"], 3)
+
+
+# Many chunks at once.
+
+def on_disk(tmp_path: Path, data: bytes, codec: str = "lossless") -> Any:
+    held = schema(codec)
+    target = tmp_path / layout.shard_name(held.fields["vectors"], 3)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return open_shard(LocalStorage(str(tmp_path)), held, held.fields["vectors"], 3)
+
+
+def many(file: Any, chunks: list[int]) -> np.ndarray[Any, Any]:
+    size = 16 * 8 * 4
+    out = np.zeros(5 * size, np.uint8)
+    file.chunks_into(np.array(chunks), out, np.arange(len(chunks))[::-1] * size)
+    return out.view(np.float32).reshape(5, 16, 8)[:len(chunks)][::-1]
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless", "small"])
+@pytest.mark.parametrize("batched", [True, False])
+def test_many_chunks_are_the_chunks(codec: str, batched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not batched:
+        monkeypatch.setattr("zstore.shards.batch.inflater", lambda: None)
+    monkeypatch.setattr("zstore.shards.batch.BATCH_BYTES", 700)         # two or three chunks each
+    file = on_disk(tmp_path, shard(codec, "vectors", ROWS), codec)
+    for chunks in ([0, 1, 2, 3], [2], [0, 2, 3], [1, 3]):
+        assert np.array_equal(many(file, chunks), values(ROWS).reshape(4, 16, 8)[chunks])
+
+
+def test_sound_chunks_need_no_second_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = on_disk(tmp_path, shard("lossless", "vectors", ROWS))
+    monkeypatch.setattr(file, "chunk_into", None)
+    assert np.array_equal(many(file, [0, 1, 3]), values(ROWS).reshape(4, 16, 8)[[0, 1, 3]])
+
+
+def test_damage_anywhere_in_a_batch_is_found_and_the_rest_is_read(tmp_path: Path) -> None:
+    sound = shard("lossless", "vectors", ROWS)
+    end = on_disk(tmp_path, sound).end
+    for at in range(0, end.body_bytes, 7):
+        hurt = bytearray(sound)
+        hurt[at] ^= 0x10
+        file = on_disk(tmp_path, bytes(hurt))
+        bad = int(np.searchsorted(end.offsets, at, "right")) - 1
+        with pytest.raises(Corrupt, match="CRC32C"):
+            many(file, [0, 1, 2, 3])
+        rest = [chunk for chunk in range(4) if chunk != bad]
+        assert np.array_equal(many(file, rest), values(ROWS).reshape(4, 16, 8)[rest])
+
+
+def test_a_sound_chunk_that_claims_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksum is right, and its header is a stranger's: nothing may be decoded past its place."""
+    held = schema("lossless")
+    body = FieldBody(held, held.fields["vectors"])
+    body.add(0, values(ROWS), ROWS)
+    larger = held.chunk_codec(held.fields["vectors"]).encode(np.zeros(10_000, np.float32).data)
+    body._append_chunk(1, larger)
+    file = on_disk(tmp_path, b"".join(bytes(part) for part in body.finish(ROWS, STORE, STORE, 3, [])))
+    monkeypatch.setattr("zstore.shards.batch.inflater", lambda: pytest.fail)
+    with pytest.raises(Corrupt, match="size"):
+        many(file, [0, 1])
+
+
+def test_a_file_cut_short_after_it_was_opened(tmp_path: Path) -> None:
+    file = on_disk(tmp_path, shard("lossless", "vectors", ROWS))
+    os.truncate(tmp_path / file.name, 40)
+    with pytest.raises(Corrupt, match="cut short"):
+        many(file, [0, 1])

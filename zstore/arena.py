@@ -10,28 +10,32 @@ the whole proof that no reader sees a torn row:
 A reader that began before "evictions += 1" sees it move; one that began after it sees the stamp 0. A chunk that left a
 slot and came back to it has another generation. A filler that is killed leaves slots of stamp 0, which hold nothing.
 
-Only whole chunks are kept. An address is given to one row once, for ever, so what is kept never goes stale.
+Only whole chunks are kept, and of those that one large scattered gather touched, only those that are asked for again. An
+is given to one row once, for ever, so what is kept never goes stale.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from zstore._typing import Array, Int64s
 from zstore.forklock import ForkLock
-from zstore.storage.pages import shared
+from zstore.storage.pages import release, shared, shared_slots
 from zstore.threads import spread
+from zstore.wanted import Wanted
 
-Decode = Callable[[int, Array], None]
-Private = Callable[[int], "Array | None"]
+Bools = npt.NDArray[np.bool_]
+Decode = Callable[[Int64s, Array, Int64s], None]
+Private = Callable[[Int64s], "dict[int, Array]"]
 Ahead = Callable[["list[int]"], "tuple[Decode, Private]"]
 
-PIECE = 64                      # chunks filled under one lock
-AHEAD_BYTES = 1 << 24           # decoded bytes filled under one lock where chunks are brought many at once
+PIECE, PIECE_BYTES = 64, 1 << 24    # chunks filled under one lock: so many, or more if they are so small
+SCATTERED = 64                  # fewer chunks are always kept
+SCRATCH_BYTES = 1 << 21         # what a thread decodes past the arena at once
 LEAST = 8                       # slots that an arena may have whatever the limit says, to get on at all
 PARALLEL_BYTES = 1 << 20        # below it the calling thread copies alone
 _HIGH, _USED, _HAND, _EVICTIONS, _DECODED, _HITS, _FULL, _BUSY = range(8)
@@ -62,7 +66,7 @@ class Arena:
         self._cache, self._decode, self._private, self._ahead, self.chunk_rows = cache, decode, private, ahead, chunk_rows
         self.slot_bytes = chunk_rows * dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         self._lock = ForkLock()
-        self.slots, self._bytes = _reserve(max(cache.limit // self.slot_bytes, LEAST), self.slot_bytes)
+        self.slots, self._bytes = shared_slots(max(cache.limit // self.slot_bytes, LEAST), self.slot_bytes, LEAST)
         self._rows = self._bytes.view(dtype).reshape(-1, *shape)
         self._stamps = shared(8 * self.slots).view(np.int64)
         self._generations = shared(4 * self.slots).view(np.int32)
@@ -108,6 +112,14 @@ class Arena:
             self._touched[slot] = 1
         return row if self._counters[_EVICTIONS] == before or self._stamps[slot] == stamp else None
 
+    def holds(self, first: int, last: int) -> bool:
+        """Whether all the chunks ``[first, last)`` are here just now."""
+        return last <= len(self._slot_of) and bool(self._here(np.arange(first, last)).all())
+
+    def _here(self, chunks: Int64s) -> Bools:
+        found: Bools = (self._stamps[self._slot_of[chunks]] & _CHUNK) == chunks + 1
+        return found
+
     def _warm(self, chunks: Int64s, within: Int64s, out: Array) -> Int64s | None:
         """Copy what is here; the places in ``out`` that remain, or None."""
         before = int(self._counters[_EVICTIONS])
@@ -140,43 +152,52 @@ class Arena:
     def _cold(self, chunks: Int64s, within: Int64s, out: Array, pending: Int64s) -> None:
         """Chunk by chunk in order, in pieces: fill, and copy before anyone can evict."""
         pending = pending[np.argsort(chunks[pending], kind="stable")]
-        wanted = chunks[pending]
-        firsts = np.flatnonzero(np.diff(wanted, prepend=-1))
-        bounds = np.append(firsts, len(wanted))
-        distinct = wanted[firsts]
+        wanted = Wanted.of(chunks, within, pending)
+        if self._ahead is None and self._is_scattered(wanted):
+            first = np.repeat(self._slot_of[wanted.chunks] == 0, wanted.counts)
+            self._pass_by(Wanted.of(chunks, within, pending[first]), out)
+            wanted = Wanted.of(chunks, within, pending[~first])
         at = 0
-        while at < len(distinct):
-            end = min(at + self._piece(), len(distinct))
-            rows = pending[bounds[at]:bounds[end]]
+        while at < len(wanted.chunks):
+            end = min(at + self._piece(), len(wanted.chunks))
             # Before the lock is taken: the rest need not wait while we wait for a server.
-            work = (self._decode, self._private) if self._ahead is None else self._ahead(self._lacking(distinct[at:end]))
-            self._fill_and_copy(distinct[at:end], np.diff(bounds[at:end + 1]), rows, within[rows], out, *work)
+            piece = wanted.part(at, end)
+            work = ((self._decode, self._private) if self._ahead is None
+                    else self._ahead(piece.chunks[~self._here(piece.chunks)].tolist()))
+            self._fill_and_copy(piece, out, *work)
             at = end
+
+    def _is_scattered(self, wanted: Wanted) -> bool:
+        return len(wanted.chunks) >= SCATTERED and 4 * len(wanted.places) <= len(wanted.chunks) * self.chunk_rows
+
+    def _pass_by(self, wanted: Wanted, out: Array) -> None:
+        """Rows scattered over chunks that nobody asked for before are decoded past the arena. New pages cost more than the
+        decoding, and of many of these chunks nothing is ever asked again. What is asked for twice is kept."""
+        wanted = wanted.served(self._private(wanted.chunks), out)
+        todo, most = wanted.chunks, max(SCRATCH_BYTES // self.slot_bytes, 1)
+
+        def part(low: int, high: int) -> None:
+            step = max(min(most, high - low), 1)
+            scratch = np.empty((step * self.chunk_rows, *self._rows.shape[1:]), self._rows.dtype)
+            for at in range(low, high, step):
+                end = min(at + step, high)
+                self._decode(todo[at:end], scratch.reshape(-1).view(np.uint8), np.arange(end - at) * self.slot_bytes)
+                wanted.part(at, end).copy(scratch, np.arange(end - at) * self.chunk_rows, out)
+        spread(part, len(todo), 8)
+        self._counters[_DECODED] += len(todo)
+        with self._lock.held():
+            known = self._slot_of[wanted.chunks]
+            self._slot_of[wanted.chunks[known == 0]] = -1       # no slot's chunk: the last one has another stamp
 
     def _piece(self) -> int:
         room = (self._cache.limit - self._cache.nbytes) // self.slot_bytes + self.used
-        most = PIECE if self._ahead is None else max(PIECE, AHEAD_BYTES // self.slot_bytes)
-        return int(max(LEAST, min(most, room, self.slots)))
+        return int(max(LEAST, min(max(PIECE, PIECE_BYTES // self.slot_bytes), room, self.slots)))
 
-    def _lacking(self, chunks: Int64s) -> list[int]:
-        found: list[int] = chunks[(self._stamps[self._slot_of[chunks]] & _CHUNK) != chunks + 1].tolist()
-        return found
-
-    def _fill_and_copy(self, chunks: Int64s, counts: Int64s, places: Int64s, within: Int64s, out: Array, decode: Decode,
-                       private: Private) -> None:
-        own = [private(chunk) for chunk in chunks.tolist()]
-        stay = np.array([rows is None for rows in own], bool)
-        starts = np.cumsum(counts) - counts
-        for rows, start, count in zip(own, starts.tolist(), counts.tolist(), strict=True):
-            if rows is not None:
-                out[places[start:start + count]] = rows[within[start:start + count]]
-        if not stay.any():
-            return
-        kept = np.repeat(stay, counts)
-        with self._lock.held():
-            slots = self._fill(chunks[stay], decode)
-            index = np.repeat(slots, counts[stay]) * self.chunk_rows + within[kept]
-            out[places[kept]] = self._rows[index]
+    def _fill_and_copy(self, wanted: Wanted, out: Array, decode: Decode, private: Private) -> None:
+        wanted = wanted.served(private(wanted.chunks), out)
+        if len(wanted.chunks):
+            with self._lock.held():
+                wanted.copy(self._rows, self._fill(wanted.chunks, decode) * self.chunk_rows, out)
 
     def _fill(self, chunks: Int64s, decode: Decode) -> Int64s:
         """The slot of each of these distinct chunks, decoding those that are missing. The lock is held."""
@@ -184,19 +205,18 @@ class Arena:
             self._counters[_USED] = np.count_nonzero(self._stamps[:int(self._counters[_HIGH])])
         self._counters[_BUSY] = 1
         slots = self._slot_of[chunks].astype(np.int64)
-        missing = np.flatnonzero((self._stamps[slots] & _CHUNK) != chunks + 1)
+        missing = np.flatnonzero(~self._here(chunks))
         if len(missing):
             here = np.delete(slots, missing)
             slots[missing] = fresh = self._allocate(len(missing), here)
-            todo, size = chunks[missing].tolist(), self.slot_bytes
+            todo, places = chunks[missing], fresh * self.slot_bytes
 
             def part(low: int, high: int) -> None:
-                for chunk, slot in zip(todo[low:high], fresh[low:high].tolist(), strict=True):
-                    decode(chunk, self._bytes[slot * size:(slot + 1) * size])
+                decode(todo[low:high], self._bytes, places[low:high])
             spread(part, len(todo), 4)
             # Only now, when the bytes are all there, does anyone hear of them.
-            self._stamps[fresh] = ((self._generations[fresh].astype(np.int64) & 0x3FFFFF) << 40) | (chunks[missing] + 1)
-            self._slot_of[chunks[missing]] = fresh
+            self._stamps[fresh] = ((self._generations[fresh].astype(np.int64) & 0x3FFFFF) << 40) | (todo + 1)
+            self._slot_of[todo] = fresh
             self._counters[_USED] += len(fresh)
             self._counters[_DECODED] += len(fresh)
         self._counters[_BUSY] = 0
@@ -265,7 +285,7 @@ class Arena:
                 slots = self._evict(min(count, self.used - LEAST), np.zeros(0, np.int64))
                 self._counters[_FULL] = 1
                 for slot in slots.tolist():
-                    _release(self._bytes, slot * self.slot_bytes, self.slot_bytes)
+                    release(self._bytes, slot * self.slot_bytes, self.slot_bytes)
 
     def _grow(self, chunks: int) -> None:
         """Room for higher chunk numbers. A process forked before keeps its own, shorter table, and decodes alone."""
@@ -274,27 +294,3 @@ class Arena:
                 table = shared(4 * max(2 * len(self._slot_of), 2 * chunks)).view(np.int32)
                 table[:len(self._slot_of)] = self._slot_of
                 self._slot_of = table
-
-
-def _reserve(slots: int, slot_bytes: int) -> tuple[int, Array]:
-    """Pages for as many slots as the system lets us name; none is touched yet."""
-    while True:
-        try:
-            return slots, shared(slots * slot_bytes)
-        except (OSError, ValueError, OverflowError):
-            if slots <= LEAST:
-                raise
-            slots = max(slots // 2, LEAST)
-
-
-def _release(pages: Array, at: int, length: int) -> None:
-    """Give whole pages back to the system; they read as zeros afterwards, and the stamps say that nothing is there."""
-    base: Any = pages
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    low = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
-    high = (at + length) // mmap.PAGESIZE * mmap.PAGESIZE
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_REMOVE") and low < high:
-        base.madvise(mmap.MADV_REMOVE, low, high - low)

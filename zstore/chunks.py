@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -23,14 +24,14 @@ from zstore.storage.base import Storage
 from zstore.storage.chunk_cache import ChunkCache
 from zstore.storage.ranges import at_once
 
-OPEN_SHARDS = 32            # handles kept open per field
+OPEN_SHARDS = 64            # handles kept open per field
 OPEN_DISTANT = 512          # the same where a handle is no descriptor, and opening is a request
 SLAB_BYTES = 1 << 25        # stored bytes brought at once from a distant storage
 SLAB_CHUNKS = 1024
 TEXT_CHUNKS = 64            # decoded string chunks kept per field
 PARTIAL_CHUNKS = 64
 _all: weakref.WeakSet[Chunks] = weakref.WeakSet()
-Known: TypeAlias = Callable[[str], bool]
+Known: TypeAlias = Callable[[str, int], bool]
 Brought: TypeAlias = Mapping[int, tuple[ShardFile, Stored]]
 NOTHING: Brought = {}
 
@@ -87,7 +88,7 @@ class Chunks:
             return file
         fresh = open_shard(self.storage, self.schema, self.field, shard)
         fresh.check_covered(self.needed(shard))
-        if self._known is not None and not self._known(fresh.end.session):
+        if self._known is not None and not self._known(fresh.end.session, shard):
             raise Corrupt(fresh.name, "the shard was written by a session that this log does not have: it comes from a copy "
                           "of the store that went another way", actual=fresh.end.session)
         with self.lock:
@@ -101,16 +102,35 @@ class Chunks:
                 self._open.popitem(last=False)
         return fresh
 
-    def decode(self, chunk: int, out: Array, brought: Brought = NOTHING) -> None:
-        """Decode one whole chunk into uint8."""
-        file, inner, stored = self._of(chunk, brought)
-        file.chunk_into(inner, out, stored)
+    def decode(self, chunks: Int64s, out: Array, places: Int64s, brought: Brought = NOTHING) -> None:
+        """Decode whole chunks, ascending, into ``out`` (uint8, contiguous), each at its place."""
+        if brought:
+            size = self.field.chunk_rows * self.field.row_bytes
+            for chunk, at in zip(chunks.tolist(), places.tolist(), strict=True):
+                file, inner, stored = self._of(chunk, brought)
+                file.chunk_into(inner, out[at:at + size], stored)
+            return
+        shards = chunks // self._chunks_per_shard
+        cuts = [*np.flatnonzero(np.diff(shards, prepend=-1)).tolist(), len(chunks)]
+        for low, high in pairwise(cuts):
+            shard = int(shards[low])
+            self.shard(shard).chunks_into(chunks[low:high] - shard * self._chunks_per_shard, out, places[low:high])
 
-    def private(self, chunk: int, brought: Brought = NOTHING) -> Array | None:
-        """The rows of a chunk that its shard does not cover to the end, else None. They stay out of the cache, for the
-        rest of the chunk will be other bytes soon."""
-        if chunk // self._chunks_per_shard in self.whole:
-            return None
+    def private(self, chunks: Int64s, brought: Brought = NOTHING) -> dict[int, Array]:
+        """The rows of those of the chunks that their shards do not cover to the end. They stay out of the cache, for the
+        rest of such a chunk will be other bytes soon."""
+        shards = np.unique(chunks // self._chunks_per_shard).tolist()
+        if self.whole.issuperset(shards):
+            return {}
+        found = {}
+        for chunk in chunks.tolist():
+            if chunk // self._chunks_per_shard not in self.whole:
+                rows = self._private(chunk, brought)
+                if rows is not None:
+                    found[chunk] = rows
+        return found
+
+    def _private(self, chunk: int, brought: Brought) -> Array | None:
         file, inner, stored = self._of(chunk, brought)
         covered = min(file.rows - inner * self.field.chunk_rows, self.field.chunk_rows)
         if covered == self.field.chunk_rows:
@@ -150,8 +170,7 @@ class Chunks:
         chunks = range(first, first - (-self.shard(shard).rows // self.field.chunk_rows))
         raw = np.empty(self.field.chunk_rows * self.field.row_bytes, np.uint8)
         for part, brought in self.slabs(chunks, fresh=True):
-            for chunk in part:
-                self.decode(chunk, raw, brought)
+            self.decode(np.asarray(part), raw, np.zeros(len(part), np.int64), brought)
 
     # Bringing many chunks at once.
 

@@ -28,7 +28,7 @@ from zstore.threads import spread
 log = logging.getLogger("zstore")
 
 _TEXT = np.dtypes.StringDType()
-STRAIGHT_BYTES = 1 << 26     # longer spans would fill the cache with what the caller keeps anyway
+STRAIGHT_BYTES = 1 << 22     # longer spans would fill the cache with what the caller keeps anyway
 SPARE_SHARDS = 256          # reserved beyond twice the present length; a reservation costs no memory
 
 
@@ -101,10 +101,10 @@ class Column:
         return self.take(np.array([address]))[0]            # type: ignore[no-any-return]
 
     def span(self, start: int, count: int, out: Array | None = None) -> Array:
-        """The rows of ``[start, start + count)``, copied. A long span is decoded straight into the result, past the
-        cache."""
-        if (self.field.is_string or self._mapped() is not None
-                or count * self.field.row_bytes <= self._short_bytes):
+        """The rows of ``[start, start + count)``, copied. A long span that is not in the cache is decoded straight into the
+        result, past it."""
+        if (self.field.is_string or self._mapped() is not None or count * self.field.row_bytes <= self._short_bytes
+                or self._is_cached(start, count)):
             return self.take(np.arange(start, start + count), out)
         return self._straight(start, self.empty(count) if out is None else out)
 
@@ -122,6 +122,10 @@ class Column:
             first = last
         return out
 
+    def _is_cached(self, start: int, count: int) -> bool:
+        step, arena = self.field.chunk_rows, self._arena
+        return arena is not None and arena.holds(start // step, -(-(start + count) // step))
+
     @property
     def _short_bytes(self) -> int:
         return min(self.cache.limit // 4, STRAIGHT_BYTES)
@@ -132,14 +136,14 @@ class Column:
         first, last = -(-start // step), (start + count) // step
         rest = np.ones(count, bool)
         for chunks, brought in self._chunks.slabs(range(first, last)):
-            whole = [chunk for chunk in chunks if self._chunks.private(chunk, brought) is None]
-            for chunk in whole:
+            private = self._chunks.private(np.asarray(chunks), brought)
+            whole = np.array([chunk for chunk in chunks if chunk not in private], np.int64)
+            places = (whole * step - start) * row_bytes
+            for chunk in whole.tolist():
                 rest[chunk * step - start:(chunk + 1) * step - start] = False
 
-            def part(low: int, high: int, whole: list[int] = whole, brought: Brought = brought) -> None:
-                for chunk in whole[low:high]:
-                    at = (chunk * step - start) * row_bytes
-                    self._chunks.decode(chunk, raw[at:at + step * row_bytes], brought)
+            def part(low: int, high: int, whole: Int64s = whole, places: Int64s = places, brought: Brought = brought) -> None:
+                self._chunks.decode(whole[low:high], raw, places[low:high], brought)
             spread(part, len(whole), 4)
         edges = np.flatnonzero(rest)
         if len(edges):

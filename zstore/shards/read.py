@@ -7,20 +7,20 @@ fails a check of a shard that was not full therefore begins again once, from the
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numcodecs.vlen import VLenUTF8
 
-from zstore._typing import Array
+from zstore._typing import Array, Int64s
 from zstore.errors import Corrupt
 from zstore.format import layout
 from zstore.format.checksum import crc32c
 from zstore.format.keys import MAX_ID_BYTES, StringIds, parse_strings
 from zstore.format.schema import IDS, MAX_STRING_BYTES, Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd, body_checksum, end_bytes, identify, parse_end
+from zstore.shards.batch import decode_batches
 from zstore.storage.base import Handle, Storage
 
 T = TypeVar("T")
@@ -93,6 +93,13 @@ class ShardFile:
         except OSError as error:
             self.begin_again(error)
             self._codec.decode_into(self._encoded(chunk), out, self.name)
+
+    def chunks_into(self, chunks: Int64s, out: Array, places: Int64s) -> None:
+        """The same for many chunks, into ``out`` (uint8, contiguous) at these places."""
+        size = self._chunk_bytes
+        done = decode_batches(self.handle, self.end, self._codec, self._longest, chunks, out, places, size)
+        for chunk, at in zip(chunks[done:].tolist(), places[done:].tolist(), strict=True):
+            self.chunk_into(chunk, out[at:at + size])
 
     def strings(self, chunk: int, stored: Stored | None = None) -> StringIds:
         """The strings of one chunk, its padding too."""
@@ -176,8 +183,6 @@ class ShardFile:
                               actual=end.rows)
         # Threads that still read through the old handle keep it alive; it closes itself with the last of them.
         self.handle, self.end, self._seen = handle, end, end.rows
-        self._map: memoryview | None = None
-        self._mappable = end.rows == self._schema.rows_per_shard
 
     def _opened(self) -> tuple[Handle, ShardEnd]:
         chunks = self._schema.chunks(self._field)
@@ -209,11 +214,7 @@ class ShardFile:
         if stored is not None and stored.end is end:
             self._check(chunk, place, stored.data)
             return stored.data
-        if self._mappable and self._map is None:
-            self._map, self._mappable = _mapped(handle), False
-        # The reference is taken once: another thread may reopen the shard meanwhile, and a map outlives its file.
-        file_map = self._map
-        data: Any = file_map[offset:offset + length] if file_map is not None else handle.read(offset, length)
+        data = handle.read(offset, length)
         self._check(chunk, place, data)
         return data
 
@@ -271,14 +272,3 @@ class ShardFile:
 def open_shard(storage: Storage, schema: Schema, field: Field, shard: int) -> ShardFile:
     """The shard with its end read and checked. ``Corrupt`` where it is missing, damaged, or another one's."""
     return ShardFile(storage, schema, field, shard)
-
-
-def _mapped(handle: Handle) -> memoryview | None:
-    """A full shard's bytes without a read per chunk, where the handle has a descriptor."""
-    descriptor = handle.fileno()
-    if descriptor is None or not handle.size:
-        return None
-    try:
-        return memoryview(mmap.mmap(descriptor, handle.size, access=mmap.ACCESS_READ))
-    except OSError:             # out of maps: pread serves as well
-        return None
