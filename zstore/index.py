@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from zstore.format.extents import Extents
 from zstore.format.keys import StringIds
 from zstore.format.run import Entries, concat, epoch_spans
 from zstore.format.schema import Schema
-from zstore.runs import RunFile, read_run
+from zstore.runs import Heads, RunFile, read_run
 from zstore.storage.base import Storage
 from zstore.storage.chunk_cache import ChunkCache
 from zstore.storage.ranges import at_once
@@ -35,6 +35,7 @@ __all__ = ["KeyIndex", "RunFile", "count_duplicates", "merge_runs"]
 log = logging.getLogger("zstore")
 JOINED_ENTRIES = 1 << 23        # as many, joined in memory, are 230 MB
 SCAN_ROWS = 1 << 17
+ALONE = 8                       # one key by itself costs as much as so many of a bulk
 
 
 class Readable(Protocol):
@@ -49,23 +50,24 @@ class KeyIndex:
     """The keys of one version. Immutable to the caller; safe among threads and in forked children.
 
     ``previous`` is the index of another version of the same store, whose loaded runs are used again. ``trusted``
-    is a writer's: runs that it checked before are not checked again, and many small ones are not joined in memory.
-    ``kept`` keeps the runs of a distant store nearer.
+    is a writer's: runs that it checked before are not checked again, and many small ones are not joined in memory;
+    those that are checked now are added to it. ``kept`` keeps the runs of a distant store nearer.
     """
 
     def __init__(self, storage: Storage, schema: Schema, runs: tuple[str, ...], extents: Extents,
                  ids_column: Readable | None, epoch_column: Readable | None, previous: KeyIndex | None = None, *,
-                 trusted: Mapping[str, object] | None = None, kept: ChunkCache | None = None) -> None:
+                 trusted: set[str] | None = None, kept: ChunkCache | None = None) -> None:
         self.extents, self._names = extents, runs
         self._storage, self._schema, self._ids, self._epochs = storage, schema, ids_column, epoch_column
         self._files: dict[str, RunFile | None] = {} if previous is None else {
             name: previous._files[name] for name in runs if name in previous._files}
+        self._heads: Heads = Heads(storage, schema, runs, None if previous is None else previous._heads, kept)
         self._joined: tuple[frozenset[str], Table] | None = None if previous is None else previous._joined
         self._scanned: Entries | None = None
         self._tables: list[Table] | None = None
         self._known_epochs: Int64s | None = None
         self._work = 0 if trusted is None else -1
-        self._trusted, self._kept = trusted or {}, kept
+        self._trusted, self._kept = set() if trusted is None else trusted, kept
         self._starts, self._ends = extents.starts.tolist(), (extents.starts + extents.counts).tolist()
 
     def lookup(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32], epoch: Epochs,
@@ -88,7 +90,7 @@ class KeyIndex:
         """The same for one key, in a few microseconds; -1 where absent."""
         seen = self._holds if visible is None else visible
         best = (-1, -1)
-        for table in self._searched(epoch, 1):
+        for table in self._searched(epoch, ALONE):
             found = table.find_one(key, check, epoch, seen)
             if found > best:
                 best = found
@@ -132,25 +134,25 @@ class KeyIndex:
 
     def epoch_addresses(self, epoch: int) -> Extents:
         """The addresses of the version's rows at this epoch."""
-        pairs: list[tuple[int, int]] = []
-        for header, table in self._spanned():
-            if header is not None:
-                pairs += [(start, count) for e, start, count in header if e == epoch]
-            elif table.may_hold(epoch):
-                pairs += Extents.of_addresses(np.sort(table.entries.address[table.entries.epoch == epoch])).pairs
-        return Extents(pairs) & self.extents
+        found = Extents()
+        for spans, table in self._spanned():
+            if spans is not None:
+                found |= Extents.of_runs(spans[spans[:, 0] == epoch, 1:])
+            elif table is not None and table.may_hold(epoch):
+                found |= Extents.of_addresses(np.sort(table.entries.address[table.entries.epoch == epoch]))
+        return found & self.extents
 
     def epochs(self) -> Int64s:
         """The distinct epochs of the version's rows, ascending; int64."""
         if self._known_epochs is None:
             found: set[int] = set()
-            for header, table in self._spanned():
-                if header is None:
+            for spans, table in self._spanned():
+                if spans is None:
+                    assert table is not None
                     live = self._in_extents(table.entries.address)
                     found.update(np.unique(table.entries.epoch[live]).tolist())
-                elif header:
-                    spans = np.array(header, np.int64)
-                    rows = self._rank(spans[:, 1] + spans[:, 2]) - self._rank(spans[:, 1])
+                else:
+                    rows = self.extents.rank(spans[:, 1] + spans[:, 2]) - self.extents.rank(spans[:, 1])
                     found.update(spans[rows > 0, 0].tolist())
             self._known_epochs = np.array(sorted(found), np.int64)
         return self._known_epochs
@@ -188,9 +190,11 @@ class KeyIndex:
         if name not in self._files:
             try:
                 self._files[name] = read_run(self._storage, self._schema, name, self._kept, name not in self._trusted)
+                self._trusted.add(name)
             except OSError as error:
+                # Its text: the error holds frames, and they the mapped run, for as long as somebody keeps log records.
                 log.warning("a run of the key index can't be read, so the ids of its rows are read instead, which is "
-                            "slower: %s", error)
+                            "slower: %s", str(error))
                 self._files[name] = None
         return self._files[name]
 
@@ -220,12 +224,16 @@ class KeyIndex:
                 parts.append(Entries(keys, checks, self._epochs.span(start, rows), np.arange(start, start + rows)))
         return concat(parts).sorted()
 
-    def _spanned(self) -> list[tuple[list[tuple[int, int, int]] | None, Table]]:
-        """Each source of rows with its epoch spans, where it has them."""
-        found = [(file.header.epochs, file.table) for file in self._readable()]
+    def _spanned(self) -> list[tuple[Int64s | None, Table | None]]:
+        """The epoch spans of each source of rows; where it has none, its table. Runs whose ends say enough are not read."""
+        known = self._heads.spans(self.extents, self._files)
+        if known is not None:
+            return [(known, None)]
+        found: list[tuple[Int64s | None, Table | None]] = [(file.spans, file.table) for file in self._readable()]
         for table in self._rest():
             order = np.argsort(table.entries.address)
-            found.append((epoch_spans(table.entries.epoch[order], table.entries.address[order]), table))
+            spans = epoch_spans(table.entries.epoch[order], table.entries.address[order])
+            found.append((None if spans is None else np.array(spans, np.int64), table))
         return found
 
     def _searched(self, epoch: Epochs, asked: int) -> list[Table]:
@@ -279,14 +287,6 @@ class KeyIndex:
     def _holds(self, address: int) -> bool:
         at = bisect_right(self._starts, address) - 1
         return at >= 0 and address < self._ends[at]
-
-    def _rank(self, addresses: Int64s) -> Int64s:
-        """How many of the version's addresses lie below each of these."""
-        if not self._starts:
-            return np.zeros(len(addresses), np.int64)
-        run = np.searchsorted(self.extents.starts, addresses, side="right") - 1
-        within = np.minimum(addresses - self.extents.starts[run], self.extents.counts[run])
-        return np.where(run < 0, 0, self.extents.offsets[np.maximum(run, 0)] + within)
 
 
 def count_duplicates(index: KeyIndex, entries: Entries) -> int:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
+from typing import cast
 
-from zstore._typing import Buffer
+import numpy as np
+
+from zstore._typing import Buffer, Int64s
 from zstore.errors import Corrupt
 from zstore.format import layout
-from zstore.format.run import Entries, RunHeader, parse_run
+from zstore.format.extents import Extents
+from zstore.format.run import END_BYTES, Entries, RunHeader, parse_end, parse_run
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
 from zstore.storage.chunk_cache import ChunkCache
+from zstore.storage.ranges import at_once
 from zstore.storage.whole import whole
 from zstore.tables import Table
 
 
-class RunFile:
+class RunHead:
+    """What a run covers. ``spans``: its epochs' spans, an array (k, 3) of (epoch, first address, count), or None where there
+    are too many."""
+
+    def __init__(self, header: RunHeader) -> None:
+        self.header = header
+        self.spans: Int64s | None = None if header.epochs is None else np.array(header.epochs, np.int64).reshape(-1, 3)
+
+
+class RunFile(RunHead):
     """One readable run: its header, and its entries as a table (of views of the mapped file, locally)."""
 
     def __init__(self, header: RunHeader, entries: Entries) -> None:
-        self.header = header
+        super().__init__(header)
         epochs = None if header.epochs is None else frozenset(epoch for epoch, _, _ in header.epochs)
         self.table = Table(entries, epochs)
 
@@ -33,11 +49,72 @@ def read_run(storage: Storage, schema: Schema, name: str, kept: ChunkCache | Non
     return RunFile(header, entries)
 
 
+def read_head(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None = None) -> RunHead | None:
+    """What the run covers, of which only the end is read, or what is kept nearer. None where its header is not sealed by
+    itself, or can't be read: the whole run then says more."""
+    path = layout.run_name(name)
+    near = None if kept is None else kept.get(_kept_as(schema, name))
+    try:
+        if near is not None:
+            view = memoryview(near).cast("B")
+            header, sealed = parse_end(lambda at, size: bytes(view[at:at + size]), len(view), path)
+        else:
+            handle = storage.open(path, END_BYTES)
+            try:
+                header, sealed = parse_end(handle.read, handle.size, path)
+            finally:
+                handle.close()
+    except OSError:
+        return None
+    mine = header.store_id == schema.store_id and header.strings == schema.ids_are_strings
+    return RunHead(header) if sealed and mine else None
+
+
+class Heads:
+    """What the runs of one version cover, as their ends say; those that ``previous`` has are not read again."""
+
+    def __init__(self, storage: Storage, schema: Schema, names: tuple[str, ...], previous: Heads | None,
+                 kept: ChunkCache | None = None) -> None:
+        self._storage, self._schema, self._names, self._kept = storage, schema, names, kept
+        self._heads: dict[str, RunHead | None] = {} if previous is None else {
+            name: previous._heads[name] for name in names if name in previous._heads}
+        self._looked, self._spans = False, cast("Int64s | None", None)
+
+    def spans(self, extents: Extents, files: Mapping[str, RunFile | None]) -> Int64s | None:
+        """The epochs' spans of all runs, looked for once; None unless all say where their epochs lie and together they cover
+        these addresses. ``files``: runs that are read already."""
+        if not self._looked:
+            known = self._known(extents, files)
+            self._spans = None if known is None else np.concatenate([np.zeros((0, 3), np.int64), *known])
+            self._looked = True
+        return self._spans
+
+    def _known(self, extents: Extents, files: Mapping[str, RunFile | None]) -> list[Int64s] | None:
+        lacking = [name for name in self._names if name not in files and name not in self._heads]
+        if len(lacking) > 1 and self._storage.distant:
+            at_once([partial(self._load, name) for name in lacking])
+        heads = [files[name] if name in files else self._load(name) for name in self._names]
+        known = [head for head in heads if head is not None]
+        spans = [head.spans for head in known if head.spans is not None]
+        if len(spans) < len(heads) or len(extents - Extents(pair for head in known for pair in head.header.extents)):
+            return None
+        return spans
+
+    def _load(self, name: str) -> RunHead | None:
+        if name not in self._heads:
+            self._heads[name] = read_head(self._storage, self._schema, name, self._kept)
+        return self._heads[name]
+
+
+def _kept_as(schema: Schema, name: str) -> bytes:
+    return f"run/{schema.store_id}/{name}".encode()     # no name is given to two runs
+
+
 def _parsed(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None, check: bool) -> tuple[RunHeader, Entries]:
     path = layout.run_name(name)
     if kept is None:
         return parse_run(whole(storage, path), path, check=check)
-    key = f"run/{schema.store_id}/{name}".encode()      # no name is given to two runs
+    key = _kept_as(schema, name)
     near: Buffer | None = kept.get(key)
     if near is not None:
         with suppress(Corrupt):

@@ -12,8 +12,11 @@ from zstore.format.schema import MAX_SHARDS
 from zstore.storage.base import Storage
 
 
-def claim_shard(storage: Storage, session: SessionInfo, start: int) -> int:
-    """The first free shard from ``start`` upward, now this session's. Atomic against every other writer."""
+def claim_shard(storage: Storage, session: SessionInfo, start: int, likely: bool = False) -> int:
+    """The first free shard from ``start`` upward, now this session's. Atomic against every other writer. ``likely``: it is
+    probably ``start``, and worth a try before anything is looked at."""
+    if likely and start < MAX_SHARDS and _claim(storage, claim_name(start), session, shard=start):
+        return start
     shard = _first_free(storage, start)
     if shard >= MAX_SHARDS:
         raise Conflict(f"{storage.url} has {MAX_SHARDS:,} shards, the most that a store may have: compact it, or begin "

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from zstore.errors import BehindCheckpoint, Corrupt, FormatError, NotFound, StoreNotFound
 from zstore.format.checksum import open_json, parse_json
 from zstore.format.extents import MAX_ADDRESS
 from zstore.format.layout import COMMITS, ROOT, TAGS, commit_name, tag_name
-from zstore.format.record import Record, check_format, parse_record
+from zstore.format.record import Record, SessionInfo, check_format, parse_record
 from zstore.format.schema import MAX_SHARDS, Schema
 from zstore.storage.base import Storage
+from zstore.storage.ranges import at_once
 
+T = TypeVar("T")
+U = TypeVar("U")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}\Z")
 
 
@@ -28,7 +33,7 @@ class Log:
     def head(self) -> Record:
         """The newest record. Numbers are dense and records are never deleted, so existence is monotone: from a known
         number gallop up, then bisect. No listing. Raises StoreNotFound, FormatError, Corrupt."""
-        start = self._head or self._hint()
+        start, more = (self._head, None) if self._head is not None else self._hint()
         if start is None:
             if not self._exists(0):
                 raise StoreNotFound(self._why_not())
@@ -36,8 +41,8 @@ class Log:
         else:
             low = start.version
         step = 1
-        while self._exists(low + step):
-            low, step = low + step, step * 2
+        while self._exists(low + step) if more is None else more:
+            low, step, more = low + step, step * 2, None
             if low > MAX_ADDRESS:
                 raise Corrupt(commit_name(low), "this place says yes to every name; it is no store")
         high = low + step                      # not there
@@ -48,6 +53,22 @@ class Log:
             start = self.read(low)
         self._head = start
         return start
+
+    def seen(self) -> Record:
+        """The newest record that was seen, without asking whether there is a newer one; head where none was."""
+        return self._head or self.head()
+
+    def likely(self, session: SessionInfo) -> Record:
+        """What head is to this member: where the newest record seen is its own, that one, without asking, for nobody else is
+        likely to have published since. Whoever goes by it finds out by a number that is taken."""
+        seen = self._head
+        return seen if self.storage.distant and seen is not None and seen.session == session else self.head()
+
+    def again(self) -> Log:
+        """Another log of the same store, for another thread, that begins where this one is."""
+        log = Log(self.storage)
+        log._head = self._head
+        return log
 
     def saw(self, record: Record) -> None:
         """This record is there: head is at it, or above."""
@@ -77,7 +98,7 @@ class Log:
     def schema_of(self, record: Record) -> Schema:
         """The schema in force at this record, whose numbers are held against it."""
         schema = record.definition or self._schemas.get(record.schema)
-        if schema is None:
+        if schema is None or schema.store_id != record.store_id:
             schema = self._find_schema(record)
             self._schemas[record.schema] = schema
         if max(record.extents.end, record.next * schema.rows_per_shard) > MAX_SHARDS * schema.rows_per_shard:
@@ -161,16 +182,36 @@ class Log:
     def _exists(self, version: int) -> bool:
         return self.storage.exists(commit_name(version))
 
-    def _hint(self) -> Record | None:
+    def _hint(self) -> tuple[Record | None, bool | None]:
+        """Where to start, and whether there is a record above it; None for what is not known."""
         # zarr.json is only a hint: it may lag, be damaged, or come from another store's backup. It counts only if the
         # record that it names is there under the very commit id.
         try:
-            ours = parse_json(self.storage.read(ROOT), ROOT)["attributes"]["zstore"]
+            root, _ = self._both(lambda: self.storage.read(ROOT), self._guess_schema)
+            ours = parse_json(root, ROOT)["attributes"]["zstore"]
             version = ours["version"]
-            record = self.find(version) if type(version) is int and 0 <= version < 2**63 else None
-            return record if record is not None and record.commit_id == ours["commit_id"] else None
+            if type(version) is not int or not 0 <= version < 2**63:
+                return None, None
+            record, more = self._both(lambda: self.find(version), lambda: self._exists(version + 1))
+            return (record, more) if record is not None and record.commit_id == ours["commit_id"] else (None, None)
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return None, None
+
+    def _guess_schema(self) -> None:
+        """Most stores keep the schema of their first record."""
+        with suppress(OSError, ValueError):
+            first = self.find(0)
+            if first is not None and first.definition is not None:
+                self._schemas[0] = first.definition
+
+    def _both(self, one: Callable[[], T], guess: Callable[[], U]) -> tuple[T, U | None]:
+        """Two answers of a distant storage in the time of one. Of a near one the first alone: it is not slow, and the second
+        may not be needed."""
+        if not self.storage.distant:
+            return one(), None
+        found: dict[str, Any] = {}
+        at_once([lambda: found.update(guess=guess()), lambda: found.update(one=one())])
+        return found["one"], found["guess"]
 
     def _why_not(self) -> str:
         url, kind = self.storage.url, self.storage.kind()

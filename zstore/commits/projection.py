@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from zstore.commits.log import Log
 from zstore.errors import Conflict, Corrupt
@@ -14,20 +14,29 @@ from zstore.format.checksum import parse_json
 from zstore.format.layout import ROOT, array_document, array_name, root_document, to_bytes
 from zstore.format.record import Record
 from zstore.storage.base import Storage
+from zstore.storage.ranges import at_once
 
 _TRIES = 20
 _ROUNDS = 3
 
+Known: TypeAlias = dict[str, tuple[bytes, str]]     # what a document was when it was last looked at or written; its generation
 
-def project(log: Log, tag: str) -> None:
+
+def project(log: Log, tag: str, known: Known | None = None) -> None:
     """Bring the array documents, then the root, to head. Array documents never get shorter, the root only gets a higher
     version: locally one lock covers it all; a distant storage replaces each only over the generation that was looked at.
-    OSError when a write fails."""
-    with log.storage.exclusive():
-        head, rounds = log.head(), 0
+    OSError when a write fails.
+
+    ``known`` is kept from call to call by who projects often: a document is replaced over the generation that it had then,
+    without a look, and looked at where it has another by now. The caller said ``log.saw`` of what it published."""
+    storage = log.storage
+    if not (storage.distant and storage.rewrites):
+        known = None                    # without a condition, only a look tells what stands there
+    with storage.exclusive():
+        head, rounds = (log.seen() if known and ROOT in known else log.head()), 0
         # A distant storage has no lock: many who commit at once would each go on for the others for ever.
-        while not _root_is(log, head) and (rounds < _ROUNDS or not log.storage.distant):
-            _write(log, head, tag)
+        while not _root_is(log, head, known) and (rounds < _ROUNDS or not storage.distant):
+            _write(log, head, tag, known)
             written, head, rounds = head.version, log.head(), rounds + 1
             if head.version == written:
                 return
@@ -41,30 +50,40 @@ def documents(log: Log, record: Record) -> dict[str, dict[str, Any]]:
     return wanted
 
 
-def _write(log: Log, head: Record, tag: str) -> None:
+def _write(log: Log, head: Record, tag: str, known: Known | None) -> None:
     storage = log.storage
     wanted = documents(log, head)
     root = wanted.pop(ROOT)
-    for name, document in wanted.items():
-        _put(storage, name, document, tag, partial(_is_as_long, document))
+    puts = [partial(_put, storage, name, document, tag, partial(_is_as_long, document), known)
+            for name, document in wanted.items()]
+    if storage.distant:
+        at_once(puts)
+    else:
+        for put in puts:
+            put()
     # Synced before the root: a power loss must not leave a root whose extents reach past the arrays.
     storage.sync(f.path for f in log.schema_of(head).fields.values())
-    _put(storage, ROOT, root, tag, partial(_is_at, log, head))
+    _put(storage, ROOT, root, tag, partial(_is_at, log, head), known)
     storage.sync([""])
 
 
-def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands: Callable[[Any], bool]) -> None:
+def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands: Callable[[Any], bool],
+         known: Known | None) -> None:
     """Replace the document, unless it says as much already. Another projector may come between: then it is looked at anew."""
     data = to_bytes(document)
     for _ in range(_TRIES):
-        old, generation = _fetch(storage, name)
+        old, generation = known.pop(name) if known and name in known else _fetch(storage, name)
         try:
             if old == data or (storage.distant and old is not None and stands(parse_json(old, name))):
+                if known is not None and generation is not None:
+                    known[name] = old, generation
                 return
         except (ValueError, KeyError, TypeError, IndexError, Corrupt):
             pass                    # damaged, or not ours: replaced
         try:
-            storage.rewrite(storage.draft([data], tag), name, generation)
+            generation = storage.rewrite(storage.draft([data], tag), name, generation)
+            if known is not None:
+                known[name] = data, generation
             return
         except Conflict:
             time.sleep(random.random() * 0.05)
@@ -78,7 +97,9 @@ def _fetch(storage: Storage, name: str) -> tuple[bytes | None, str | None]:
         return None, None
 
 
-def _root_is(log: Log, head: Record) -> bool:
+def _root_is(log: Log, head: Record, known: Known | None) -> bool:
+    if known and ROOT in known:
+        return False                    # as far as is known; what stands there now is looked at once it is another
     try:
         return _is_at(log, head, parse_json(log.storage.read(ROOT), ROOT))
     except (OSError, ValueError):

@@ -27,7 +27,7 @@ class Delta:
     commit_id: str
     extents: Extents = field(default_factory=Extents)
     runs: tuple[str, ...] = ()
-    merged: tuple[tuple[str, ...], str] | None = None     # these runs are replaced by this one
+    merged: tuple[tuple[str, ...], tuple[str, ...]] | None = None     # these runs are replaced by those
     tail: int | None = None                               # handed over
     next: int = 0
     new_rows: int = 0
@@ -49,18 +49,18 @@ class Delta:
             duplicates, self.nonfinite, superseded)
 
     def _index(self, head: Record) -> tuple[str, ...]:
-        index = head.index
-        if self.merged is not None and set(self.merged[0]) <= set(index):
-            index = (*(run for run in index if run not in self.merged[0]), self.merged[1])
-        return (*index, *self.runs)
+        if self.merged is None or not set(self.merged[0]) <= {*head.index, *self.runs}:
+            return (*head.index, *self.runs)
+        gone, made = set(self.merged[0]), self.merged[1]
+        return (*(run for run in head.index if run not in gone), *made, *(run for run in self.runs if run not in gone))
 
 
 def publish(log: Log, session: SessionInfo, make: Callable[[Record], Record]) -> Record:
     """Publish ``make(head)`` as the record after head; after a lost number, after the new head. Durable on return.
 
     Raises StaleWriter when head is of another session, InDoubt when it can't be known whether the record landed."""
+    head = log.likely(session)
     while True:
-        head = log.head()
         check_fence(head, session, log.storage.url)
         record = make(head)
         if create_record(log.storage, record):
@@ -68,6 +68,7 @@ def publish(log: Log, session: SessionInfo, make: Callable[[Record], Record]) ->
             return record
         # A peer was faster. Full jitter keeps many members from marching in step.
         time.sleep(random.random() * 0.01)
+        head = log.head()
 
 
 def create_record(storage: Storage, record: Record, *, sleep: Callable[[float], None] = time.sleep) -> bool:

@@ -13,6 +13,7 @@ from zstore.errors import Corrupt
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_DEPTH = 32
+_PAIRS = re.compile(rb'\[[0-9]+,[0-9]+\]')       # extents, by the thousand
 _TOKEN = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 _BACKSLASH = 0x5C
 _SEAL = re.compile(rb',\n?"checksum":"([0-9a-f]{8})"\}\n?$')
@@ -48,7 +49,7 @@ def open_json(data: bytes, name: str) -> dict[str, Any]:
 def parse_json(data: bytes, name: str) -> Any:
     """JSON from a stranger: UTF-8, bounded size and depth, no NaN, no infinity, no surprise exceptions."""
     _check_size(data, name)
-    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _is_deep(data):
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH and _is_deep(_PAIRS.sub(b"", data)):
         raise Corrupt(name, "the document is nested too deeply", expected=f"<= {MAX_JSON_DEPTH}")
     try:
         return json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)

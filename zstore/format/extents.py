@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,28 @@ class Extents:
     """
 
     __slots__ = ("counts", "offsets", "starts")
+    starts: Int64s
+    counts: Int64s
+    offsets: Int64s
 
     def __init__(self, pairs: Iterable[Iterable[int]] = ()) -> None:
-        merged: list[list[int]] = []
-        for start, count in sorted((int(s), int(c)) for s, c in pairs):
-            if count <= 0:
-                continue
-            if merged and start <= merged[-1][0] + merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], start + count - merged[-1][0])
-            else:
-                merged.append([start, count])
-        self.starts: Int64s = np.array([s for s, _ in merged], np.int64)
-        self.counts: Int64s = np.array([c for _, c in merged], np.int64)
-        self.offsets: Int64s = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts, dtype=np.int64)])
+        runs = np.array([*pairs], np.int64).reshape(-1, 2)
+        self._hold(*_merged(runs[:, 0], runs[:, 1]))
+
+    def _hold(self, starts: Int64s, counts: Int64s) -> Extents:
+        self.starts, self.counts = starts, counts
+        self.offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        return self
+
+    @classmethod
+    def _of(cls, starts: Int64s, counts: Int64s) -> Extents:
+        """Runs that are sorted, merged and not empty already."""
+        return cls.__new__(cls)._hold(starts, counts)
+
+    @classmethod
+    def of_runs(cls, runs: Int64s) -> Extents:
+        """Those of an array (n, 2) of ``start, count``, in any order."""
+        return cls._of(*_merged(runs[:, 0], runs[:, 1]))
 
     @classmethod
     def read(cls, pairs: Any, end: int = MAX_ADDRESS) -> Extents:
@@ -41,12 +51,19 @@ class Extents:
         ascending and merged: who reads them without us takes them as they stand."""
         if not isinstance(pairs, list):
             raise ValueError("extents")
-        free = 0
-        for start, count in pairs:
-            if type(start) is not int or type(count) is not int or start < free or count < 1 or start + count > end:
-                raise ValueError(f"the extent [{start!r:.40}, {count!r:.40}]")
-            free = start + count + 1
-        return cls(pairs)
+        flat = [*chain.from_iterable(pairs)]
+        if not {*map(len, pairs)} <= {2} or not {*map(type, flat)} <= {int}:
+            raise ValueError("extents")
+        try:
+            runs = np.array(flat, np.int64).reshape(-1, 2)
+        except OverflowError:
+            raise ValueError("extents") from None
+        starts, counts = runs[:, 0].copy(), runs[:, 1].copy()
+        bad = (starts < 0) | (counts < 1) | (counts > end - np.clip(starts, 0, end))
+        bad[1:] |= starts[1:] - counts[:-1] <= starts[:-1]
+        if bad.any():
+            raise ValueError(f"the extent {runs[bad.argmax()].tolist()}")
+        return cls._of(starts, counts)
 
     @classmethod
     def of_addresses(cls, addresses: Int64s) -> Extents:
@@ -54,9 +71,8 @@ class Extents:
         if not len(addresses):
             return cls()
         breaks = np.flatnonzero(np.diff(addresses) != 1) + 1
-        firsts = np.concatenate([[0], breaks])
-        lengths = np.diff(np.concatenate([firsts, [len(addresses)]]))
-        return cls(zip(addresses[firsts].tolist(), lengths.tolist(), strict=True))
+        firsts = np.concatenate([np.zeros(1, np.int64), breaks])
+        return cls._of(np.array(addresses[firsts], np.int64), np.diff(firsts, append=len(addresses)))
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -69,11 +85,17 @@ class Extents:
         """The runs. Not ``list(extents)``: that asks for the length first, which is that of the rows, and makes room."""
         return [*iter(self)]
 
+    def listed(self) -> list[list[int]]:
+        """The runs as JSON has them."""
+        found: list[list[int]] = np.column_stack([self.starts, self.counts]).tolist()
+        return found
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Extents) and self.pairs == other.pairs
+        return isinstance(other, Extents) and np.array_equal(self.starts, other.starts) and np.array_equal(
+            self.counts, other.counts)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.pairs))
+        return hash((self.starts.tobytes(), self.counts.tobytes()))
 
     def __repr__(self) -> str:
         return f"Extents({[list(pair) for pair in self]})"
@@ -113,46 +135,65 @@ class Extents:
     def contains(self, addresses: Int64s) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         return self.rows(addresses) >= 0
 
+    def rank(self, addresses: Int64s) -> Int64s:
+        """How many of the set's addresses lie below each of these; int64."""
+        if not len(self.starts):
+            return np.zeros(len(addresses), np.int64)
+        run = np.searchsorted(self.starts, addresses, side="right") - 1
+        within = np.minimum(addresses - self.starts[run], self.counts[run])
+        return np.where(run < 0, 0, self.offsets[np.maximum(run, 0)] + within)
+
     def slice(self, start: int, stop: int) -> Extents:
         """The rows ``[start, stop)`` as extents."""
-        out = []
-        for (first, count), offset in zip(self, self.offsets[:-1].tolist(), strict=True):
-            low, high = max(start - offset, 0), min(stop - offset, count)
-            if low < high:
-                out.append((first + low, high - low))
-        return Extents(out)
+        start, stop = max(start, 0), min(stop, len(self))
+        if start >= stop:
+            return Extents()
+        first = int(np.searchsorted(self.offsets, start, "right")) - 1
+        last = int(np.searchsorted(self.offsets, stop, "left"))
+        starts, ends = self.starts[first:last].copy(), self.starts[first:last] + self.counts[first:last]
+        starts[0] += start - self.offsets[first]
+        ends[-1] -= self.offsets[last] - stop
+        return Extents._of(starts, ends - starts)
 
     def __or__(self, other: Extents) -> Extents:
-        return Extents(self.pairs + other.pairs)
+        if not len(self.starts) or not len(other.starts):
+            return self if len(self.starts) else other
+        return Extents._of(*_merged(np.concatenate([self.starts, other.starts]), np.concatenate([self.counts, other.counts])))
 
     def __and__(self, other: Extents) -> Extents:
-        out, mine, theirs = [], self.pairs, other.pairs
-        i = j = 0
-        while i < len(mine) and j < len(theirs):
-            low = max(mine[i][0], theirs[j][0])
-            high = min(mine[i][0] + mine[i][1], theirs[j][0] + theirs[j][1])
-            if low < high:
-                out.append((low, high - low))
-            if mine[i][0] + mine[i][1] <= theirs[j][0] + theirs[j][1]:
-                i += 1
-            else:
-                j += 1
-        return Extents(out)
+        few, many = (self, other) if len(self.starts) <= len(other.starts) else (other, self)
+        return Extents._of(*_common(few.starts, few.starts + few.counts, many.starts, many.starts + many.counts))
 
     def __sub__(self, other: Extents) -> Extents:
-        out = []
-        theirs = other.pairs
-        j = 0
-        for start, count in self:
-            low, end = start, start + count
-            while j < len(theirs) and theirs[j][0] + theirs[j][1] <= low:
-                j += 1
-            k = j
-            while k < len(theirs) and theirs[k][0] < end:
-                if theirs[k][0] > low:
-                    out.append((low, theirs[k][0] - low))
-                low = max(low, theirs[k][0] + theirs[k][1])
-                k += 1
-            if low < end:
-                out.append((low, end - low))
-        return Extents(out)
+        if not len(self.starts) or not len(other.starts):
+            return self
+        # What lies between the other's runs, cut to ours.
+        ends = other.starts + other.counts
+        gaps = np.append(min(self.starts[0], other.starts[0]), ends), np.append(other.starts, max(self.end, other.end))
+        return Extents._of(*_common(self.starts, self.starts + self.counts, *gaps))
+
+
+def _merged(starts: Int64s, counts: Int64s) -> tuple[Int64s, Int64s]:
+    """Any runs as sorted ones that neither touch nor overlap, without the empty."""
+    if (counts <= 0).any():
+        starts, counts = starts[counts > 0], counts[counts > 0]
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    ends = np.maximum.accumulate(starts + counts[order])
+    first = np.ones(len(starts), bool)
+    first[1:] = starts[1:] > ends[:-1]
+    firsts = np.flatnonzero(first)
+    found = starts[firsts]
+    return found, ends[np.append(firsts[1:], len(starts)) - 1] - found if len(firsts) else found
+
+
+def _common(starts: Int64s, ends: Int64s, others: Int64s, their_ends: Int64s) -> tuple[Int64s, Int64s]:
+    """Where two sorted sets of runs overlap; each has no run that touches the next, or empty ones only."""
+    low, high = np.searchsorted(their_ends, starts, "right"), np.searchsorted(others, ends, "left")
+    counts = np.maximum(high - low, 0)
+    mine = np.repeat(np.arange(len(starts)), counts)
+    theirs = np.arange(len(mine)) + np.repeat(low - (np.cumsum(counts) - counts), counts)
+    found = np.maximum(starts[mine], others[theirs])
+    lengths = np.minimum(ends[mine], their_ends[theirs]) - found
+    keep = lengths > 0
+    return found[keep], lengths[keep]

@@ -83,7 +83,7 @@ def _dimension_names(f: Field) -> list[str]:
 def root_document(schema: Schema, length: int, version: int, commit_id: str, extents: Extents) -> dict[str, Any]:
     """The group's metadata: the user's attributes, ``zstore``, and every array's document consolidated."""
     ours = {"format": FORMAT, "store_id": schema.store_id, "version": version, "commit_id": commit_id,
-            "extents": [list(pair) for pair in extents]}
+            "extents": extents.listed()}
     arrays = {f.path: array_document(schema, f, length) for f in schema.fields.values()}
     return {
         "attributes": {**schema.attrs, "zstore": ours},

@@ -81,7 +81,7 @@ class Record:
         document = {
             "format": f"{FORMAT_MAJOR}.{FORMAT_MINOR}", "store_id": self.store_id, "version": self.version,
             "commit_id": self.commit_id, "parent": self.parent, "session": self.session.to_json(), "time": self.time,
-            "schema": self.schema, "extents": [list(pair) for pair in self.extents], "length": self.length,
+            "schema": self.schema, "extents": self.extents.listed(), "length": self.length,
             "next": self.next, "tail": self.tail, "index": list(self.index), "deletes": self.deletes, "meta": self.meta,
             "new_rows": self.new_rows, "duplicates": self.duplicates, "nonfinite": self.nonfinite,
             "superseded": self.superseded}

@@ -1,15 +1,15 @@
 """A run of the key index: keys in order, each with its epoch and address. Immutable; named by the records that use it.
 
     8 bytes "ZSTRRUN1" · n × u64 key · n × i64 address · n × i32 epoch · n × u32 check (string ids only)
-    · header, JSON · u32 header bytes · u32 CRC32C of everything before it
+    · header, sealed JSON · u32 header bytes · u32 CRC32C of everything before it
 
-Entries are sorted by (key, epoch, address).
+Entries are sorted by (key, epoch, address). The header is sealed by itself: who asks only what a run covers reads its end.
 """
 
 from __future__ import annotations
 
-import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from zstore._typing import Array, Buffer, Int64s
 from zstore.errors import Corrupt
-from zstore.format.checksum import MAX_JSON_BYTES, crc32c, parse_json
+from zstore.format.checksum import MAX_JSON_BYTES, crc32c, open_json, parse_json, seal_json
 from zstore.format.extents import MAX_ADDRESS, Extents
 
 MAGIC = b"ZSTRRUN1"
 _FOOT = struct.Struct("<II")
-MAX_EPOCH_SPANS = 4096
+END_BYTES = 2**14           # most headers fit
+MAX_EPOCH_SPANS = 2**14
+ORDER_ROWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class RunHeader:
     extents: Extents
     epochs: list[tuple[int, int, int]] | None
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one entry, all columns together."""
+        return 24 if self.strings else 20
+
 
 def epoch_spans(epochs: npt.NDArray[np.int32], addresses: Int64s) -> list[tuple[int, int, int]] | None:
     """Runs of equal epoch over ascending addresses; None above the bound."""
@@ -85,23 +92,29 @@ def epoch_spans(epochs: npt.NDArray[np.int32], addresses: Int64s) -> list[tuple[
 
 def run_parts(header: RunHeader, entries: Entries) -> list[Buffer]:
     """The run's bytes, as parts to write one behind the other."""
-    document = {"format": "1.0", "store_id": header.store_id, "session": header.session, "opened": header.opened,
-                "rows": header.rows, "ids": "string" if header.strings else "int64",
-                "extents": [list(pair) for pair in header.extents],
-                "epochs": None if header.epochs is None else [list(span) for span in header.epochs]}
-    text = json.dumps(document, separators=(",", ":")).encode()
     columns: list[Array] = [entries.key.astype("<u8", copy=False), entries.address.astype("<i8", copy=False),
                              entries.epoch.astype("<i4", copy=False)]
     if header.strings:
         columns.append(entries.check.astype("<u4", copy=False))
-    parts: list[Buffer] = [MAGIC, *(_bytes_of(c) for c in columns), text, struct.pack("<I", len(text))]
+    parts: list[Buffer] = [MAGIC, *map(bytes_of, columns)]
     crc = 0
     for part in parts:
         crc = crc32c(part, crc)
-    return [*parts, struct.pack("<I", crc)]
+    return [*parts, run_end(header, crc)]
 
 
-def _bytes_of(column: Array) -> memoryview:
+def run_end(header: RunHeader, crc: int) -> bytes:
+    """What stands behind the columns; ``crc``: that of everything before it."""
+    text = seal_json({
+        "format": "1.0", "store_id": header.store_id, "session": header.session, "opened": header.opened, "rows": header.rows,
+        "ids": "string" if header.strings else "int64", "extents": header.extents.listed(),
+        "epochs": None if header.epochs is None else [list(span) for span in header.epochs]})
+    end = text + struct.pack("<I", len(text))
+    return end + struct.pack("<I", crc32c(end, crc))
+
+
+def bytes_of(column: Array) -> memoryview:
+    """The column's bytes, a view of them where it is contiguous."""
     return memoryview(cast(bytes, np.ascontiguousarray(column).view(np.uint8)))
 
 
@@ -110,27 +123,47 @@ def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader
     view = memoryview(data).cast("B")
     if len(view) < len(MAGIC) + _FOOT.size or bytes(view[:8]) != MAGIC:
         raise Corrupt(name, "this is not a run of the key index")
-    text_bytes, crc = _FOOT.unpack(view[-_FOOT.size:])
+    crc = _FOOT.unpack(view[-_FOOT.size:])[1]
     if check and crc32c(view[:-4]) != crc:
         raise Corrupt(name, "the run fails its CRC32C", expected=f"{crc:08x}", actual=f"{crc32c(view[:-4]):08x}")
-    if text_bytes > MAX_JSON_BYTES:
-        raise Corrupt(name, "the run's header is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=text_bytes)
-    text_at = len(view) - _FOOT.size - text_bytes
-    if text_at < len(MAGIC):
-        raise Corrupt(name, "the run's header does not fit in it")
-    header = _header(parse_json(bytes(view[text_at:-_FOOT.size]), name), name)
-    n, width = header.rows, 24 if header.strings else 20
-    if len(MAGIC) + n * width != text_at:
-        raise Corrupt(name, "the run has another length than its header says", expected=n * width, actual=text_at - 8)
+    header = parse_end(lambda at, size: bytes(view[at:at + size]), len(view), name)[0]
+    n = header.rows
     at = len(MAGIC)
     key = np.frombuffer(view, "<u8", n, at)
     address = np.frombuffer(view, "<i8", n, at + 8 * n)
     epoch = np.frombuffer(view, "<i4", n, at + 16 * n)
-    if check and not (key[1:] >= key[:-1]).all():
+    if check and not _ascends(key):
         # Whoever searches it sizes a table by its first and last key.
         raise Corrupt(name, "the keys of the run are not in order")
     checks = np.frombuffer(view, "<u4", n, at + 20 * n) if header.strings else np.zeros(n, np.uint32)
     return header, Entries(key, checks, epoch, address)
+
+
+def parse_end(read: Callable[[int, int], bytes], size: int, name: str) -> tuple[RunHeader, bool]:
+    """The header of a run of ``size`` bytes, of which only the end is read, and whether it is sealed by itself: one that is
+    not (of release 0.1) is to be trusted only where the whole run was checked. ``Corrupt`` names what is wrong."""
+    if size < len(MAGIC) + _FOOT.size:
+        raise Corrupt(name, "this is not a run of the key index")
+    end = read(max(size - END_BYTES, 0), END_BYTES)
+    text_bytes, _ = _FOOT.unpack(end[-_FOOT.size:])
+    if text_bytes > MAX_JSON_BYTES:
+        raise Corrupt(name, "the run's header is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=text_bytes)
+    text_at = size - _FOOT.size - text_bytes
+    if text_at < len(MAGIC):
+        raise Corrupt(name, "the run's header does not fit in it")
+    text = end[-text_bytes - _FOOT.size:-_FOOT.size] if text_bytes + _FOOT.size <= len(end) else read(text_at, text_bytes)
+    sealed = text.endswith(b"\n")
+    header = _header(open_json(text, name) if sealed else parse_json(text, name), name)
+    if len(MAGIC) + header.rows * header.row_bytes != text_at:
+        raise Corrupt(name, "the run has another length than its header says", expected=header.rows * header.row_bytes,
+                      actual=text_at - 8)
+    return header, sealed
+
+
+def _ascends(key: npt.NDArray[np.uint64]) -> bool:
+    # Piece by piece: of a large run, what is compared at once would be as large as a column.
+    return all((key[at + 1:at + ORDER_ROWS + 1] >= key[at:at + ORDER_ROWS][:len(key) - at - 1]).all()
+               for at in range(0, len(key), ORDER_ROWS))
 
 
 def _header(document: Any, name: str) -> RunHeader:

@@ -219,7 +219,7 @@ class _Verification:
                     return
                 mends = None
             except (OSError, ZStoreError) as error:
-                logger.warning("%s: %s can't be mended: %s", self.log.storage.url, name, error)
+                logger.warning("%s: %s can't be mended: %s", self.log.storage.url, name, str(error))
         self._said.append((name, problem, touched, mends))
 
     def _finish(self, columns: KeyColumns | None, base: Extents) -> list[Finding]:
