@@ -20,6 +20,7 @@ from zstore.errors import Conflict, Corrupt, InDoubt
 from zstore.storage import leases, open_storage, patience, ranges
 from zstore.storage.backend import Doubtful, Unmet
 from zstore.storage.base import Renewed
+from zstore.storage.fresh import MOST_BYTES, Fresh
 from zstore.storage.remote import RemoteStorage
 from zstore.storage.s3 import S3Backend
 
@@ -335,11 +336,11 @@ def test_merged_ranges_cover_what_is_wanted_and_little_else(wanted: list[tuple[i
 
 
 def test_an_error_of_one_range_ends_them_all(storage: RemoteStorage) -> None:
-    storage.replace(storage.draft([bytes(1 << 20)], "t"), NAME)
+    storage.replace(storage.draft([bytes(8 * ranges.GAP_BYTES)], "t"), NAME)
     handle = storage.open(NAME)
     Wire(storage, fates("", PermissionError("no"), verb="get"))
     with pytest.raises(PermissionError, match="no"):
-        storage.read_ranges([(handle, 200_000 * number, 10) for number in range(5)])
+        storage.read_ranges([(handle, 3 * ranges.GAP_BYTES // 2 * number, 10) for number in range(5)])
 
 
 def test_listings_are_whole_and_strange_keys_are_nobodys(storage: RemoteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,3 +547,32 @@ def test_a_failed_answer_over_http_is_not_an_absent_object(tmp_path: Any, monkey
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_what_was_written_for_good_is_not_asked_for(s3: Any, storage: RemoteStorage) -> None:
+    storage.replace(storage.draft([b"0123456789"], "t"), NAME, once=True)
+    s3.requests()
+    assert storage.open(NAME).read(2, 3) == b"234" and storage.open(NAME, 4).size == 10 and s3.requests() == []
+    storage.replace(storage.draft([b"ab"], "t"), NAME)                  # against its word
+    assert storage.open(NAME, 2).read(0, 2) == b"ab"
+    storage.replace(storage.draft([b"0123456789"], "t"), NAME, once=True)
+    storage.delete(NAME)
+    with pytest.raises(FileNotFoundError):
+        storage.open(NAME)
+
+
+def test_what_is_kept_of_it_is_bounded() -> None:
+    fresh = Fresh()
+    for number in range(5):
+        fresh.put(str(number), bytes(MOST_BYTES // 4))
+    assert fresh.get("0") is None and all(fresh.get(str(number)) is not None for number in range(1, 5))
+    fresh.put("1", b"x")        # now the latest
+    fresh.put("5", bytes(MOST_BYTES // 4 - 1))
+    assert fresh.get("2") is not None and fresh.get("1") == b"x"
+
+
+def test_much_comes_over_many_connections_little_over_few() -> None:
+    assert [ranges.share(total) for total in (1, 16 << 20, 64 << 20, 1 << 30)] == [1 << 20, 1 << 20, 4 << 20, 8 << 20]
+    chunks = [(number, number << 14, number + 1 << 14) for number in range(1024)]
+    pieces = ranges.merged(chunks, ranges.share(16 << 20))
+    assert len(pieces) == 16 and {piece.stop - piece.start for piece in pieces} == {1 << 20}

@@ -21,7 +21,7 @@ from zstore.storage.limits import available_memory
 from zstore.view_keys import fetch, find_rows, one_per_id
 from zstore.view_rows import index_rows
 
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 16 * 2**20     # a result of 32 MiB takes new pages from the system each time; a smaller one reuses the last
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class View:
                      missing, whole=rows.extents is snapshot.record.extents)
 
     def batches(self, size: int | None = None) -> Iterator[View]:
-        """Views of ``size`` rows each, in order, the last one shorter. By default about 32 MiB of vectors, ending where
+        """Views of ``size`` rows each, in order, the last one shorter. By default about 16 MiB of vectors, ending where
         shards end."""
         snapshot, rows, _ = self._now()
         if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):

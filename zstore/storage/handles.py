@@ -8,7 +8,7 @@ from functools import partial
 from zstore.storage.backend import Backend, Unmet
 from zstore.storage.base import Handle
 from zstore.storage.patience import patiently
-from zstore.storage.ranges import Piece, at_once, merged
+from zstore.storage.ranges import Piece, at_once, merged, share
 
 
 class RemoteHandle:
@@ -99,5 +99,6 @@ def read_all(wanted: Sequence[tuple[Handle, int, int]]) -> list[bytes]:
         for number, start, stop in piece.members:
             out[number] = data[start - piece.start:stop - piece.start]
 
-    at_once([partial(fill, handle, piece) for handle, ranges in far.values() for piece in merged(ranges)])
+    most = share(sum(stop - start for _, ranges in far.values() for _, start, stop in ranges))
+    at_once([partial(fill, handle, piece) for handle, ranges in far.values() for piece in merged(ranges, most)])
     return out

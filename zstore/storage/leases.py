@@ -59,7 +59,7 @@ class Lease:
             try:
                 self._signs.remove(self._name)
             except Exception as error:
-                logger.info("a sign of life could not be removed, it is stale in %g s: %s", STALE_S, error)
+                logger.info("a sign of life could not be removed, it is stale in %g s: %s", STALE_S, str(error))
 
     def _renew(self) -> None:
         pause = RENEW_S
@@ -71,7 +71,7 @@ class Lease:
                     self._signs.touch(self._name)
                     pause = RENEW_S
                 except Exception as error:      # an interpreter that ends refuses in ways of its own
-                    logger.info("a sign of life could not be renewed, it is tried again: %s", error)
+                    logger.info("a sign of life could not be renewed, it is tried again: %s", str(error))
                     pause = RENEW_S / 4
 
 

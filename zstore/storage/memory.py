@@ -81,7 +81,7 @@ class MemoryStorage(RemoteStorage):
         for folder in folders:
             checked_folder(folder)
 
-    def replace(self, draft: Draft, name: str) -> None:
+    def replace(self, draft: Draft, name: str, *, once: bool = False) -> None:
         """See ``Storage.replace``."""
         data = spent(draft)
         with _steps:

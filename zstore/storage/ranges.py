@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-GAP_BYTES = 64 << 10        # so many bytes that nobody wants are cheaper than another request
-MOST_BYTES = 8 << 20
+GAP_BYTES = 256 << 10       # so many that nobody wants are cheaper than another request, which costs a client in Python 1 ms
+LEAST_BYTES, MOST_BYTES = 1 << 20, 8 << 20      # of a request, where it could be split
+SPREAD = 16                 # a connection is slower than the network: what is much comes over so many at once
 THREADS = 32
 
 
@@ -19,13 +20,18 @@ class Piece(NamedTuple):
     members: list[tuple[int, int, int]]
 
 
-def merged(wanted: Sequence[tuple[int, int, int]]) -> list[Piece]:
+def share(total: int) -> int:
+    """How large a request may become where so many bytes are wanted in all."""
+    return min(max(total // SPREAD, LEAST_BYTES), MOST_BYTES)
+
+
+def merged(wanted: Sequence[tuple[int, int, int]], most: int = MOST_BYTES) -> list[Piece]:
     """Requests that cover the wanted ranges (number, start, stop), none of them empty, in any order; neighbours share one,
-    unless it would become too large."""
+    unless it would become larger than ``most``."""
     pieces: list[Piece] = []
     for number, start, stop in sorted(wanted, key=lambda one: one[1:]):
         last = pieces[-1] if pieces else None
-        if last is not None and start <= last.stop + GAP_BYTES and max(stop, last.stop) - last.start <= MOST_BYTES:
+        if last is not None and start <= last.stop + GAP_BYTES and max(stop, last.stop) - last.start <= most:
             last.members.append((number, start, stop))
             pieces[-1] = last._replace(stop=max(stop, last.stop))
         else:
