@@ -4,8 +4,9 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.
 TESTS ?= tests
 PYTEST_ARGS ?= -q -m "not slow"
 # Once is enough for these: what they show does not hang on what is installed.
-ONCE = $(foreach room,crash damage faults model,--ignore=tests/$(room))
+ONCE = $(foreach room,benchmarks crash damage faults model,--ignore=tests/$(room))
 SECONDS ?= 60
+SCENARIOS ?= all
 INPUTS = pyproject.toml constraints.txt
 
 # $(1) the folder, $(2) the interpreter. A folder that is half made has no stamp and is made anew.
@@ -16,7 +17,7 @@ define fresh
 	@$(2) -m venv $(1)
 endef
 
-.PHONY: demo test test-core test-312 test-main lint bench soak matrix clean
+.PHONY: demo test test-core test-312 test-main lint bench growth soak matrix clean
 
 demo: .venv-demo/.stamp
 	@.venv-demo/bin/zstore demo
@@ -57,8 +58,13 @@ matrix: .venv-test/.stamp
 	@.venv-test/bin/python -m zstore.testing.crash --full
 	@.venv-test/bin/python -m pytest -q -m slow --timeout=36000 $(TESTS)
 
+# Every scenario, every contender: about an hour. Some: make bench SCENARIOS="append gather"
 bench: .venv-bench/.stamp
-	@for script in benchmarks/bench_*.py; do .venv-bench/bin/python "$$script" || exit 1; done
+	@.venv-bench/bin/python -m benchmarks $(SCENARIOS)
+
+# How costs grow with rows, epochs, commits, dims, members, preemptions.
+growth: .venv-bench/.stamp
+	@.venv-bench/bin/python -m benchmarks growth
 
 clean:
 	rm -rf .venv-demo .venv-test .venv-core .venv-312 .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -73,7 +79,7 @@ clean:
 .venv-test/.stamp: $(INPUTS)
 	$(call fresh,.venv-test,$(PYTHON))
 	@.venv-test/bin/python $(PIP_INSTALL) torch==2.13.0
-	@.venv-test/bin/python $(PIP_INSTALL) -e '.[dev,torch,demo]'
+	@.venv-test/bin/python $(PIP_INSTALL) -e '.[dev,torch,demo,bench]'
 	@touch $@
 
 .venv-core/.stamp: $(INPUTS)
@@ -88,5 +94,6 @@ clean:
 
 .venv-bench/.stamp: $(INPUTS)
 	$(call fresh,.venv-bench,$(PYTHON))
+	@.venv-bench/bin/python $(PIP_INSTALL) torch==2.13.0
 	@.venv-bench/bin/python $(PIP_INSTALL) -e '.[bench]'
 	@touch $@

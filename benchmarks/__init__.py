@@ -1,1 +1,1 @@
-"""Benchmarks: scripts that print figures. Side by side in one run, each contender in a fresh process, values asserted."""
+"""zstore beside what people use, on this machine: `python -m benchmarks --help`."""
