@@ -29,6 +29,7 @@ class Contender:
     it. Every call has done its work when it returns: no lazy results, and nothing of the caller's arrays is kept."""
 
     durability: ClassVar[str] = OWN
+    durable: ClassVar[bool] = True          # what was committed survives a power loss, vectors, ids and epochs
     remote: ClassVar[bool] = False          # its place may be a URL of object storage
 
     def __init__(self, place: str, data: Data, storage_options: dict[str, Any] | None = None) -> None:

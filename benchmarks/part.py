@@ -55,7 +55,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             found = {"figures": figures or {}, "extra": contender.extra()}
     except Cannot as why:
         return {"skipped": str(why)}
-    return found | {"peak_rss_mb": memory.peak_mb(), "durability": contender.durability, "cpu_s": time.process_time() - cpu,
+    return found | {"peak_rss_mb": memory.peak_mb(), "durability": contender.durability, "durable": contender.durable,
+                    "cpu_s": time.process_time() - cpu,
                     "wall_s": time.perf_counter() - wall}
 
 

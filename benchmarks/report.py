@@ -13,12 +13,15 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.figures import Figure
+from benchmarks.growth import AXES
+from benchmarks.growth import readme as growth_readme
 from benchmarks.run import best_of, ratio
 from benchmarks.scenarios import NAMES
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- benchmarks: made by `python -m benchmarks report` -->", "<!-- benchmarks end -->"
+GROWTH_BEGIN, GROWTH_END = "<!-- growth: made by `python -m benchmarks report` -->", "<!-- growth end -->"
 RAW, LOSSLESS = "zstore raw", "zstore lossless"
 # What the README shows: scenario, figure, the words for it.
 LINES = (
@@ -45,12 +48,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
     results, old = load(), README.read_text()
-    new = replaced(old, section(results))
+    new = made(old, results)
     if args.check:
         print("the README is what the results give" if new == old else "the README is not what the results give")
         return int(new != old)
     README.write_text(new)
     from benchmarks import plot
+    from benchmarks.growth.plot import draw as draw_growth
+    for axis, found in growth_readme.load(RESULTS, AXES).items():
+        draw_growth(found, RESULTS)
     for result in results.values():
         plot.draw(result, RESULTS / f"{result['scenario']}.svg")
     return 0
@@ -61,13 +67,19 @@ def load(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in NAMES if (folder / f"{name}.json").exists()}
 
 
-def replaced(text: str, made: str) -> str:
+def made(text: str, results: dict[str, dict[str, Any]]) -> str:
+    """The README with both tables as the kept results give them."""
+    text = replaced(text, section(results), BEGIN, END)
+    return replaced(text, growth_readme.section(growth_readme.load(RESULTS, AXES)), GROWTH_BEGIN, GROWTH_END)
+
+
+def replaced(text: str, piece: str, begin: str, end: str) -> str:
     """The text with what stands between the two marks replaced."""
-    head, found, rest = text.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
+    head, found, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
     if not (found and ended):
-        raise SystemExit(f"{README.name} lacks {BEGIN!r} or {END!r}")
-    return f"{head}{BEGIN}\n{made}\n{END}{tail}"
+        raise SystemExit(f"{README.name} lacks {begin!r} or {end!r}")
+    return f"{head}{begin}\n{piece}\n{end}{tail}"
 
 
 def section(results: dict[str, dict[str, Any]]) -> str:
@@ -107,7 +119,7 @@ def _line(result: dict[str, Any], name: str, words: str) -> str:
 def peers(result: dict[str, Any], compressed: bool) -> list[str]:
     """The others that compress, or don't, and are as durable."""
     return [n for n, c in result["contenders"].items() if not n.startswith("zstore") and c["compressed"] == compressed
-            and not (c["durability"] or "").startswith("none")]
+            and c.get("durable", True)]
 
 
 def _value(result: dict[str, Any], figure: Figure, name: str) -> str:

@@ -94,7 +94,7 @@ class Run:
         try:
             if self.module.STORE is not None and turn == 0:
                 self._take(found, self._step(name, "write", "append"))
-                found["figures"] = {}
+                found |= {"figures": {}, "extra": {}, "peak_rss_mb": 0.0}       # writing is another scenario's
             for step in self.module.STEPS:
                 if step in self.module.COLD and not self.options.is_remote:
                     process.drop_pages(self._place(name, step))
@@ -102,6 +102,7 @@ class Run:
         except process.Failed as error:
             last = str(error).splitlines()[-1]
             say(f"{self.scenario}: {name} FAILED: {error}")
+            self.rounds.pop(name, None)
             self.skipped[name] = f"failed: {last}"
         except Skipped as why:
             if not found["figures"]:
@@ -117,7 +118,7 @@ class Run:
         found["figures"] |= more["figures"]
         found["extra"] |= more.get("extra", {})
         found["peak_rss_mb"] = max(found["peak_rss_mb"], more.get("peak_rss_mb") or 0.0)
-        found["durability"] = more.get("durability", found.get("durability"))
+        found |= {key: more[key] for key in ("durability", "durable") if key in more}
 
     def _step(self, name: str, step: str, scenario: str) -> dict[str, Any]:
         options = self.options
@@ -127,7 +128,7 @@ class Run:
         done = process.run(job, options.checkout)
         if "skipped" in done:
             raise Skipped(done["skipped"])
-        if not options.is_remote and Path(self._place(name, step)).exists():
+        if not options.is_remote and step not in getattr(self.module, "PLACES", {}) and Path(job["place"]).exists():
             self.sizes[name] = size_of(self._place(name, step))
         return done
 
@@ -156,8 +157,9 @@ class Run:
         size = self.sizes.get(name)
         figures = {f.name: over_rounds([summary(r["figures"][f.name]) for r in rounds], f) for f in self.module.FIGURES
                    if all(r["figures"].get(f.name) for r in rounds)}
-        return {"durability": rounds[0].get("durability"), "compressed": entry.compressed, "dtype": entry.dtype or
-                self.options.dtype, "figures": figures, "peak_rss_mb": max(r["peak_rss_mb"] for r in rounds),
+        return {"durability": rounds[0].get("durability"), "durable": rounds[0].get("durable", True),
+                "compressed": entry.compressed, "dtype": entry.dtype or self.options.dtype, "figures": figures,
+                "peak_rss_mb": max(r["peak_rss_mb"] for r in rounds),
                 "bytes": size[0] if size else None, "files": size[1] if size else None, "extra": rounds[-1]["extra"],
                 "partly": rounds[0].get("partly")}
 
@@ -167,8 +169,9 @@ class Skipped(Exception):
 
 
 def best_of(result: dict[str, Any], figure: Any, among: list[str]) -> str | None:
-    """The contender with the best value of a figure."""
-    having = [n for n in among if figure.name in result["contenders"][n]["figures"]]
+    """The contender with the best value of a figure, among those that hold values of the run's own type."""
+    having = [n for n in among if figure.name in result["contenders"][n]["figures"]
+              and result["contenders"][n].get("dtype") == result.get("dtype")]
     pick = max if figure.more_is_better else min
     return pick(having, key=lambda n: result["contenders"][n]["figures"][figure.name]["value"]) if having else None
 

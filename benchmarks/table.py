@@ -28,8 +28,7 @@ def _figure(result: dict[str, Any], figure: Figure) -> list[str]:
     names = [n for n, c in result["contenders"].items() if figure.name in c["figures"]]
     if not names:
         return [f"{figure.name}: nobody has it"]
-    best = best_of(result, figure, names)
-    assert best is not None
+    best = best_of(result, figure, names) or names[0]
     names.sort(key=lambda n: result["contenders"][n]["figures"][figure.name]["value"], reverse=figure.more_is_better)
     head = (f"{figure.name}, {figure.unit}" + (", ranked by p99" if figure.head == "p99" else ""))
     lines = [f"{head:34}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}  {'/ best':>7}{'rounds':>17}{'RSS MB':>8}{'MB':>7}"
@@ -41,7 +40,7 @@ def _figure(result: dict[str, Any], figure: Figure) -> list[str]:
                      f"  {ratio(result, figure, name, best):7.2f}{_short(f['low']) + '-' + _short(f['high']):>17}"
                      f"{one['peak_rss_mb']:8.0f}{_mega(one['bytes'])}{_count(one['files'])}  {one['durability']}")
     for limit, value in result["limits"].get(figure.name, {}).items():
-        mine = next((n for n in names if n.startswith("zstore")), None)
+        mine = best_of(result, figure, [n for n in names if n.startswith("zstore")])
         closest = f"  ({mine} reaches {_share(result, figure, mine, value):.0%} of it)" if mine else ""
         lines.append(f"  limit: {limit}: {_short(value)} {figure.unit}{closest}")
     return lines

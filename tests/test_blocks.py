@@ -204,3 +204,25 @@ def test_a_commit_imports_nothing_large(url: str) -> None:
               "print('numpy.ma' in sys.modules)\n")
     done = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["False"]
+
+
+def test_a_batch_that_an_interrupt_kept_out_leaves_nothing_behind(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scalars wait in the block; the next batch brings the same columns as arrays, for the same rows."""
+    write, armed = Block.write, [False]
+
+    def interrupted(self: Block, *args: Any) -> None:
+        write(self, *args)
+        if armed[0]:
+            armed[0] = False
+            raise KeyboardInterrupt
+    monkeypatch.setattr(Block, "write", interrupted)
+    with zstore.Writer(url) as writer:
+        writer.append(["a"], np.ones((1, DIM), np.float32), epoch=1, label=np.array([11], np.int32))
+        armed[0] = True
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(["b", "c"], np.ones((2, DIM), np.float32), epoch=7, label=9)
+        writer.append(["d", "e"], np.ones((2, DIM), np.float32), epoch=np.array([100, 101]), label=np.array([0, 1], np.int32))
+        writer.append(["f"], np.ones((1, DIM), np.float32), epoch=2, label=3)
+    reader = zstore.Reader(url)
+    assert reader.ids.tolist() == ["a", "d", "e", "f"]
+    assert reader.field("epoch").tolist() == [1, 100, 101, 2] and reader.field("label").tolist() == [11, 0, 1, 3]

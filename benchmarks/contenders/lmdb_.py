@@ -1,7 +1,6 @@
 """LMDB: one entry per row under (epoch, id), a transaction per commit, its own fsync.
 
-It has no row numbers: row r is the r-th key in the order of the keys, which a benchmark's run is written in. A list of the
-keys is made at the first question by number.
+It has no row numbers: rows are asked for by the keys that they were written under.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class LMDB(Contender):
     def _open(self, readonly: bool) -> None:
         self.close()
         room = 8 * self.data.nbytes + (1 << 30)
-        self._env = lmdb.open(self.place, map_size=room, readonly=readonly, lock=not readonly, readahead=not readonly)
+        self._env = lmdb.open(self.place, map_size=room, readonly=readonly, lock=not readonly)
 
     def create(self) -> None:
         Path(self.place).mkdir(parents=True)
@@ -71,7 +70,6 @@ class LMDB(Contender):
     def open(self) -> None:
         self._open(readonly=True)
         self._read = self._env.begin(buffers=True)
-        self._keys: list[bytes] | None = None
 
     def count(self) -> int:
         return int(self._read.stat()["entries"])
@@ -80,10 +78,8 @@ class LMDB(Contender):
         return np.frombuffer(b"".join(values), dtype_of(self.data.dtype)).reshape(-1, self.data.dim)
 
     def gather(self, rows: Array) -> Array:
-        if self._keys is None:
-            self._keys = list(map(bytes, self._read.cursor().iternext(values=False)))
-        get, keys = self._read.get, self._keys
-        return self._matrix([get(keys[row]) for row in np.asarray(rows).tolist()])
+        get, pairs = self._read.get, zip(self.data.epochs(rows).tolist(), self.data.ids(rows), strict=True)
+        return self._matrix([get(key_of(epoch, name)) for epoch, name in pairs])
 
     def key(self, id: str, epoch: int) -> Array:
         return np.array(np.frombuffer(self._read.get(key_of(epoch, id)), dtype_of(self.data.dtype)))

@@ -5,6 +5,7 @@ It has no ids, epochs or commits of its own: the dict is made at open from ids k
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,9 @@ SCAN_ROWS = 16_384
 
 
 class Memmap(Contender):
-    """``commit`` is ``flush``: msync of the whole mapping."""
+    """``commit`` is ``flush``, msync of the whole mapping, and an fsync of the ids."""
 
-    durability = "msync of the vectors; ids not synced"
+    durability = "msync of the vectors, fsync of the ids"
 
     def create(self) -> None:
         Path(self.place).mkdir(parents=True)
@@ -34,6 +35,8 @@ class Memmap(Contender):
 
     def commit(self) -> None:
         self._map.flush()
+        self._ids.flush()
+        os.fsync(self._ids.fileno())
 
     def finish(self) -> None:
         self.commit()
@@ -42,8 +45,6 @@ class Memmap(Contender):
     def resume(self, rows: int) -> None:
         self._map = np.memmap(f"{self.place}/vectors", dtype_of(self.data.dtype), "r+", shape=(self.data.rows, self.data.dim))
         lines = Path(f"{self.place}/keys").read_text().splitlines(keepends=True)
-        if len(lines) < rows:       # they were never synced: made again, as their users would
-            lines = [f"{key}:{epoch}\n" for ids, epoch, _ in self.data.batches(0, rows) for key in ids]
         self._ids = open(f"{self.place}/keys", "w")     # noqa: SIM115
         self._ids.write("".join(lines[:rows]))
         self._rows = rows

@@ -115,6 +115,7 @@ class ParquetFiles(Buffered):
 class Parquet(ParquetFiles):
     """One ParquetWriter for the whole run."""
 
+    durable = False
     durability = "none before the end: a file without its footer is lost"
 
     def create(self) -> None:

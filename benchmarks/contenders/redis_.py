@@ -32,6 +32,7 @@ BATCH, SCAN_ROWS, ORDER = 1_000, 4_096, "order"
 class Redis(Contender):
     """An append-only file, synced each second."""
 
+    durable = False
     durability = "its own fsync, once a second: what came after it is lost with the machine"
     settings = ("--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0", "--save", "")
     ending = "nosave"
@@ -160,6 +161,7 @@ class Redis(Contender):
 class RedisMemory(Redis):
     """Memory alone while it runs; a snapshot when it ends, so that the next process finds the rows."""
 
+    durable = False
     durability = "none while it runs: memory; a snapshot, not synced, when it ends"
     settings = ("--appendonly", "no", "--save", "")
     ending = "save"

@@ -115,4 +115,4 @@ class ZarrTuned(ZarrReads, Buffered):
 class ZarrUnsynced(ZarrTuned):
     """The same as its users leave it."""
 
-    durability = NONE
+    durability, durable = NONE, False

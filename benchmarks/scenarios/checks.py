@@ -22,7 +22,7 @@ def store_is_whole(contender: Contender, data: Data) -> None:
     contender.open()
     assert contender.count() == data.rows, f"{contender.count():,} rows, {data.rows:,} were written"
     rows = np.random.default_rng(3).integers(0, data.rows, min(data.rows, 512))
-    ids, epochs = data.ids(rows), data.epochs(rows)
-    chosen = epochs == epochs[0]
-    same(contender.keys([name for name, take in zip(ids, chosen.tolist(), strict=True) if take], int(epochs[0])),
-         data.at(rows[chosen]))
+    epochs = data.epochs(rows)
+    for epoch in np.unique(epochs).tolist():
+        chosen = rows[epochs == epoch]
+        same(contender.keys(data.ids(chosen), epoch), data.at(chosen))

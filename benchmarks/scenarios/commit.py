@@ -13,28 +13,26 @@ from benchmarks.scenarios.checks import store_is_whole
 
 FIGURES = (Figure("commit of 256 rows", "ms"), Figure("commit of 12,800 rows", "ms"))
 STORE, STEPS, COLD = None, ("write",), ()
-PAUSE_S = 0.05
+PAUSE_S, SMALL = 0.05, 40             # seconds before each commit; commits of one batch
+DEFAULT_ROWS = (8 * EVERY + SMALL) * BATCH
 
 
 def write(contender: Contender, data: Data, size: int) -> Samples:
-    """The first half of the rows in large commits, the rest in small ones. Before each commit the background has a moment
+    """Large commits first, then small ones. Before each commit the background has a moment
     to come to rest, as a training step gives it: what is timed is the commit and not the encoding before it."""
     batches, large, small = data.batches(), [], []
-    half = len(batches) // 2 // EVERY * EVERY
+    first = max(0, len(batches) - SMALL) // EVERY * EVERY
     contender.create()
     for number, batch in enumerate(batches, 1):
         contender.append(*batch)
-        if number > half or number % EVERY == 0:
+        if number > first or number % EVERY == 0:
             time.sleep(PAUSE_S)
             tick = time.perf_counter()
             contender.commit()
-            (small if number > half else large).append(1e3 * (time.perf_counter() - tick))
+            (small if number > first else large).append(1e3 * (time.perf_counter() - tick))
     contender.finish()
     store_is_whole(contender, data)
     return {"commit of 256 rows": small, **({"commit of 12,800 rows": large} if large else {})}
-
-
-DEFAULT_ROWS = 2 * EVERY * BATCH * 15
 
 
 def limits(data: Data, folder: Path) -> dict[str, dict[str, float]]:

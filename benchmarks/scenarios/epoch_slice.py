@@ -15,6 +15,7 @@ FIGURES = (Figure("epoch", "ms"), Figure("epoch, preempted five times", "ms"))
 STORE, STEPS, COLD = None, ("write", "read", "rewrite", "reread"), ()
 PLACES = {"rewrite": "preempted", "reread": "preempted"}       # steps with a store of their own
 TURNS, PREEMPTIONS, EPOCH = 7, 5, EPOCHS // 2
+DEFAULT_ROWS = 100_000
 
 
 def write(contender: Contender, data: Data, size: int) -> Samples:
@@ -69,8 +70,9 @@ def _read(contender: Contender, data: Data) -> list[float]:
     for turn in range(TURNS):
         begin = time.perf_counter()
         found = contender.epoch(EPOCH)
-        fold(found)
+        folded = fold(found)
         took.append(1e3 * (time.perf_counter() - begin))
+        assert folded == fold(wanted), "values differ from those that were written"
         if turn == 0:
             same(found, wanted)
     return took

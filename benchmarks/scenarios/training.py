@@ -15,8 +15,8 @@ from benchmarks.figures import Figure, Samples
 
 FIGURES = (Figure("append call", "us", head="p99"), Figure("step time, share added", "%"))
 STORE, STEPS, COLD = None, ("train",), ()
-DEFAULT_ROWS = 250_000
-STEP_S, TURN = 0.010, 25               # seconds of work in a step; steps of a turn, with and without append
+DEFAULT_ROWS = 60_000
+STEP_S, TURN, SETTLE_S = 0.010, 25, 0.2    # seconds of work in a step; steps of a turn, with and without append
 
 
 def train(contender: Contender, data: Data, size: int) -> Samples:
@@ -39,6 +39,7 @@ def train(contender: Contender, data: Data, size: int) -> Samples:
             number += 1
             if number % EVERY == 0:
                 contender.commit()
+        time.sleep(SETTLE_S)           # the background's work is the recorded turn's, and no part of the other
         for _ in range(TURN):
             begin = time.perf_counter()
             work()

@@ -156,7 +156,7 @@ def test_the_better_way_round() -> None:
 def test_the_readme_is_what_the_results_give() -> None:
     results = report.load()
     text = report.README.read_text()
-    assert report.replaced(text, report.section(results)) == text
+    assert report.made(text, results) == text
     for name in results:
         assert (report.RESULTS / f"{name}.svg").exists()
 

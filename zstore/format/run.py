@@ -145,6 +145,8 @@ def parse_end(read: Callable[[int, int], bytes], size: int, name: str) -> tuple[
     if size < len(MAGIC) + _FOOT.size:
         raise Corrupt(name, "this is not a run of the key index")
     end = read(max(size - END_BYTES, 0), END_BYTES)
+    if len(end) != min(size, END_BYTES):
+        raise Corrupt(name, "the run is shorter than it was", expected=size, actual=max(size - END_BYTES, 0) + len(end))
     text_bytes, _ = _FOOT.unpack(end[-_FOOT.size:])
     if text_bytes > MAX_JSON_BYTES:
         raise Corrupt(name, "the run's header is too large", expected=f"<= {MAX_JSON_BYTES} bytes", actual=text_bytes)

@@ -17,10 +17,12 @@ class Pieces:
 
     def take(self) -> memoryview:
         """PIECE writable bytes with anything in them."""
-        if not self._free:
+        try:
+            return self._free.pop()         # in one step: where an object is written once, the crew takes some too
+        except IndexError:
             slab = private(SLAB).data
-            self._free += [slab[at:at + PIECE] for at in range(SLAB - PIECE, -1, -PIECE)]
-        return self._free.pop()
+            self._free += [slab[at:at + PIECE] for at in range(SLAB - PIECE, 0, -PIECE)]
+            return slab[:PIECE]
 
     def give_back(self, pieces: list[memoryview]) -> None:
         """Nobody reads these any more."""

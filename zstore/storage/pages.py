@@ -13,6 +13,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -148,7 +149,8 @@ def private_pages(nbytes: int) -> mmap.mmap:
     """The same as Python knows it: its slices take the bytes of any array, without a call of numpy's."""
     pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):             # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return pages
 
 

@@ -92,6 +92,8 @@ class Block:
     def write(self, at: int, batch: Batch, start: int, stop: int) -> None:
         """Copy rows ``[start, stop)`` of the batch to row ``at``; they count only when ``filled`` is raised."""
         end = at + stop - start
+        while self._pieces and self._pieces[-1][0] >= at:       # of a write that was interrupted: its rows do not count
+            self._pieces.pop()
         for name, value in batch.arrays.items():
             rows = value if stop - start == batch.rows else value[start:stop]
             pages, row_bytes, array = self._columns[name]
@@ -111,18 +113,15 @@ class Block:
         return self._columns[name][2][start:stop]
 
     def _settle(self, upto: int) -> None:
-        """Put the pieces of the rows before ``upto``, all of which count, into their columns, in bulk. A piece whose write did
-        not end well is followed by another one for the same place."""
-        count = 0
-        while count < len(self._pieces) and self._pieces[count][0] < upto:
-            count += 1
-        for run in _runs(self._pieces[:count]):
+        """Put the pieces of the rows before ``upto``, all of which count, into their columns, in bulk."""
+        pieces = [piece for piece in self._pieces.copy() if piece[0] < upto]      # `write` may add and take back behind them
+        for run in _runs(pieces):
             for name, column in self._strings.items():
                 column.write(run[0][0], _packed(run, name))
             for at, start, stop, others in run:
                 for name in others.keys() - self._strings.keys():
                     self._columns[name][2][at:at + stop - start] = others[name]
-        del self._pieces[:count]        # only now: where memory ends above, they are put into their places again
+        del self._pieces[:len(pieces)]      # only now: where memory ends above, they are put into their places again
 
     def restore(self, name: str, at: int, rows: Any) -> None:
         """Put back rows of a shard that is being taken over."""

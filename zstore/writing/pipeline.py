@@ -64,7 +64,8 @@ class Pipeline:
         """Copy the batch into blocks; waits, before its first row, where the background is behind by more than the bound.
 
         A batch is taken whole: nothing between its rows waits, so that no failure and no commit can part them; what is larger
-        than the bound goes into blocks beyond it. An interrupt is raised once the batch is in: every step can be begun again.
+        than the bound goes into blocks beyond it. An interrupt is raised with the batch in, or with none of it in: every
+        step can be begun again.
         """
         interrupt: KeyboardInterrupt | None = None
         while True:
