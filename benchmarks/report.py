@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     README.write_text(new)
     from benchmarks import plot
     from benchmarks.growth.plot import draw as draw_growth
-    for axis, found in growth_readme.load(RESULTS, AXES).items():
+    for found in growth_readme.load(RESULTS, AXES).values():
         draw_growth(found, RESULTS)
     for result in results.values():
         plot.draw(result, RESULTS / f"{result['scenario']}.svg")
