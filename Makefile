@@ -2,7 +2,9 @@
 PYTHON ?= python3
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS ?= tests
-PYTEST_ARGS ?= -q -m "not slow"
+# Processes that share the tests.
+WORKERS ?= 2
+PYTEST_ARGS ?= -q -m "not slow" -n $(WORKERS) --dist worksteal
 # Once is enough for these: what they show does not hang on what is installed.
 ONCE = $(foreach room,benchmarks crash damage faults model security stories/test_bigger_than_memory.py,--ignore=tests/$(room))
 SECONDS ?= 60
@@ -40,7 +42,7 @@ test-312: $(INPUTS)
 # A process of their own: the rivals start threads and hooks in whoever imports them, and the main run forks.
 test-benchmarks: .venv-test/.stamp
 	@echo "benchmarks: at toy size, every contender that is installed"
-	@.venv-test/bin/python -m pytest $(PYTEST_ARGS) tests/benchmarks
+	@.venv-test/bin/python -m pytest $(PYTEST_ARGS) -n 0 tests/benchmarks
 
 test-main: .venv-test/.stamp
 	@echo "main: every extra that a test uses"

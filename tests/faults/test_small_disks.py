@@ -130,8 +130,12 @@ def test_a_disk_without_inodes(tmp_path: Path) -> None:
         assert str(caught.value.filename).startswith(url)
         assert committed
         assert_holds(url, committed)
-        with pytest.raises(OSError, match="No space left"):
-            writer.close()              # says how many rows it costs; lets go all the same
+        try:
+            writer.close()
+        except OSError as error:        # says what it costs; lets go all the same
+            assert "No space left" in str(error)
+        else:                           # a temporary file that went since left its inode: then every batch that was taken is there
+            committed = taken
         assert_holds(url, committed)
         assert zstore.verify(url) == []
     finally:
