@@ -26,6 +26,8 @@ from zstore.notices import logger
 from zstore.shards.read import open_shard
 from zstore.storage.base import Lock, Renewed
 
+_RANDOM = random.SystemRandom()     # not the global one: a training's random numbers stay as they are
+
 SILENT_S = 5.0      # whoever waits longer is told why
 
 
@@ -73,7 +75,7 @@ def open_session(log: Log, request: Request) -> Session:
         if patience > SILENT_S and not said:
             said = True
             logger.warning("%s; waiting at most %.0f s to see whether it still lives", _who(log, head), patience)
-        time.sleep((0.01 + random.random() * 0.025) * patience)
+        time.sleep((0.01 + _RANDOM.random() * 0.025) * patience)
 
 
 def create_store(log: Log, schema: Schema, request: Request, extra: dict[str, Any] | None = None) -> Session | None:

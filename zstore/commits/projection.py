@@ -16,6 +16,8 @@ from zstore.format.record import Record
 from zstore.storage.base import Storage
 from zstore.storage.ranges import at_once
 
+_RANDOM = random.SystemRandom()     # not the global one: a training's random numbers stay as they are
+
 _TRIES = 20
 _ROUNDS = 3
 
@@ -86,7 +88,7 @@ def _put(storage: Storage, name: str, document: dict[str, Any], tag: str, stands
                 known[name] = data, generation
             return
         except Conflict:
-            time.sleep(random.random() * 0.05)
+            time.sleep(_RANDOM.random() * 0.05)
     raise OSError(f"{name} was changed by others {_TRIES} times while it was to be brought to head")
 
 

@@ -17,6 +17,8 @@ from zstore.format.record import Record, SessionInfo, parse_record
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
 
+_RANDOM = random.SystemRandom()     # not the global one: a training's random numbers stay as they are
+
 IN_DOUBT_S = 5.0
 
 
@@ -67,7 +69,7 @@ def publish(log: Log, session: SessionInfo, make: Callable[[Record], Record]) ->
             log.saw(record)
             return record
         # A peer was faster. Full jitter keeps many members from marching in step.
-        time.sleep(random.random() * 0.01)
+        time.sleep(_RANDOM.random() * 0.01)
         head = log.head()
 
 

@@ -156,7 +156,7 @@ def _hold(dst: Log) -> Lock:
             session = dst.read(0).session
             raise Conflict(f"{storage.url} is being made by another compact (begun by pid {session.pid} on {session.host}); "
                            "wait until it ends")
-        time.sleep((0.01 + random.random() * 0.025) * storage.patience_s)
+        time.sleep((0.01 + random.SystemRandom().random() * 0.025) * storage.patience_s)
 
 
 def _same_source(record: Record, first: Record) -> bool:

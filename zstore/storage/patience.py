@@ -33,7 +33,7 @@ class Patience:
     def rest(self) -> bool:
         """Sleep before the next try, longer each time, and jittered, so that many clients do not march in step. False,
         without sleeping, when the time is up."""
-        pause = self._pause * (0.5 + random.random() / 2)
+        pause = self._pause * (0.5 + random.SystemRandom().random() / 2)
         self._pause = min(2 * self._pause, _LONGEST_S)
         if time.monotonic() + pause > self._deadline:
             return False
