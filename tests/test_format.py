@@ -710,6 +710,11 @@ def test_default_geometry_is_within_bounds(row_bytes: int) -> None:
     assert rows % chunk_rows("string", (), rows) == 0
 
 
+@pytest.mark.parametrize(("row_bytes", "mib"), [(384 * 4, 12), (384 * 2, 12), (768 * 4, 12), (1024 * 4, 16), (320 * 4, 10)])
+def test_default_shards_tile_a_mapping_by_huge_pages(row_bytes: int, mib: int) -> None:
+    assert default_rows_per_shard(row_bytes) * row_bytes == mib * 2**20
+
+
 @quick
 @given(st.integers(1, 5000), st.integers(0, 5000))
 def test_chunks_divide_their_shard(rows: int, width: int) -> None:

@@ -198,3 +198,88 @@ def test_no_columns_and_no_run_is_damage(tmp_path: Path) -> None:
     index = KeyIndex(Folder(), schema(True), ("gone",), Extents([(0, 3)]), None, None)  # type: ignore[arg-type]
     with pytest.raises(Corrupt):
         index.lookup(*hashed([1], True), None)
+
+
+def test_a_large_run_is_checked_where_it_is_looked_at(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the table of prefixes has paid: a few blocks for one key, exact answers from damaged runs too."""
+    monkeypatch.setattr("zstore.tables._AT_ONCE", 0)
+    monkeypatch.setattr("zstore.tables._WORTH", 0)
+    rows = [(n % 5_000, n // 5_000) for n in range(20_000)]
+    for strings in (True, False):
+        key, check = hashed(list(range(0, 5_050, 50)), strings)
+        wanted = [[model(rows[:5_000], Extents([(0, 5_000)]), n, 0) for n in range(0, 5_050, 50)]]
+        wanted += [[a + e * 5_000 if a >= 0 else -1 for a in wanted[0]] for e in (1, 3)]
+        index = build(rows, [], Extents([(0, 20_000)]), strings)
+        assert [index.lookup_one(int(key[7]), int(check[7]), e) for e in (0, 1, 3, None, 9)] == [
+            350, 5_350, 15_350, 15_350, -1]
+        table = index._loaded()[0][1].table
+        blocks = table._columns.blocks
+        assert blocks is not None and 0 < sum(blocks.known) < len(blocks.known)
+        for epoch, expected in zip((0, 1, 3), wanted, strict=True):
+            assert index.lookup(key, check, epoch).tolist() == expected
+        assert index.lookup(key, check, None).tolist() == wanted[2]
+        assert table._starts is None
+        # The entry of an asked key is among the damaged ones (of integers: 450 is the 451st of four epochs each).
+        for at in [8 + 8 * (450 * 4 + 1), *range(8, 20_000 * 20, 7_001)]:
+            index = build(rows, [], Extents([(0, 20_000)]), strings)
+            folder: Any = index._storage
+            name = layout.run_name("run0")
+            data = bytearray(folder.objects[name])
+            data[at] ^= 0x40
+            folder.objects[name] = bytes(data)
+            caplog.clear()
+            found = [index.lookup_one(int(k), int(c), 1) for k, c in zip(key[::9], check[::9], strict=True)]
+            assert found == wanted[1][::9]
+            assert index.lookup(key, check, 1).tolist() == wanted[1]
+            index.tables()
+            assert len(caplog.records) == 1         # found by then, and told once
+
+
+def test_the_blocks_of_a_run_are_its_bytes() -> None:
+    from zstore.format.run_blocks import BLOCK, Blocks, BlockSums
+
+    data = np.random.default_rng(0).integers(0, 256, 2 * BLOCK + 77).astype(np.uint8).tobytes()
+    for cuts in ([5], [BLOCK], [BLOCK - 1, BLOCK + 1, 2 * BLOCK], []):
+        sums = BlockSums()
+        for low, high in pairwise([0, *cuts, len(data)]):
+            sums.add(data[low:high])
+        blocks = Blocks("x", memoryview(data), sums.listed())
+        blocks.check_all()
+        assert len(blocks.known) == 3 and all(blocks.known)
+    damaged = Blocks("x", memoryview(data[:-1] + bytes([data[-1] ^ 1])), sums.listed())
+    damaged.check(0)
+    with pytest.raises(Corrupt):
+        damaged.check(2)
+
+
+def test_a_list_is_hashed_as_packed_ids_are() -> None:
+    items = ["a", "doc-17", "éà" * 9, "x" * 8, "y" * 16, "z" * 1024]
+    for some in (items, items[:1], items[3:5]):
+        found = keys.hash_list(some, 9)
+        packed = keys.hash_strings(keys.pack_strings(some), 9)
+        assert found is not None and all(np.array_equal(a, b) for a, b in zip(found, packed, strict=True))
+        assert [keys.hash_string(item.encode(), 9) for item in some] == list(zip(*(f.tolist() for f in found), strict=True))
+    for bad in ([], [""], ["a", ""], ["a\0b"], ["\ud800"], ["z" * 1025]):
+        assert keys.hash_list(bad, 9) is None
+
+
+def test_a_lone_key_is_absent_only_where_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry whose key is damaged looks as if it were another's: its neighbours, which say "not here", are held against
+    their checksum first."""
+    monkeypatch.setattr("zstore.tables._AT_ONCE", 0)
+    monkeypatch.setattr("zstore.tables._WORTH", 0)
+    rows = [(n, 0) for n in range(20_000)]
+    key, check = hashed(list(range(20_000)), True)
+    order = np.argsort(key)
+    for at in (0, 1, 3_333, 8_190, 8_191, 8_192, 19_999):       # 8,191 begins a block
+        index = build(rows, [], Extents([(0, 20_000)]), True)
+        folder: Any = index._storage
+        name = layout.run_name("run0")
+        data = bytearray(folder.objects[name])
+        data[8 + 8 * at + 1] = 0xFF             # a greater key, which stays where it is in the order
+        if bytes(data) == folder.objects[name]:
+            continue
+        folder.objects[name] = bytes(data)
+        row = int(order[at])
+        assert index.lookup_one(int(key[row]), int(check[row]), 0) == row

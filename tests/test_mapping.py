@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 import zstore
+from zstore.errors import Corrupt
+from zstore.shards.read import ShardFile
+from zstore.storage.pages import Range
 
 DIM = 1024          # a row of 4 KiB: shards of four rows tile a mapping at 16 KiB
 SHARD = 4
@@ -200,3 +204,68 @@ def test_a_scan_leaves_the_cache_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert reader._cache.nbytes > 9_000_000
     monkeypatch.setattr(reader._columns["vectors"]._chunks, "decode", None)         # what is kept is not decoded again
     assert np.array_equal(reader.select(slice(5, 19_000)).vectors, rows[5:19_000])
+
+
+def brought(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shards that are brought from now on, as they are."""
+    found: list[int] = []
+    bring = Range.bring
+
+    def noted(self: Range, at: int, length: int) -> None:
+        assert length == SHARD * DIM * 4
+        found.append(at // length)
+        bring(self, at, length)
+    monkeypatch.setattr(Range, "bring", noted)
+    return found
+
+
+def test_a_batch_brings_the_shards_that_it_covers_once(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, reader = brought(monkeypatch), zstore.Reader(raw)
+    for _ in range(2):
+        for view in reader.batches(SHARD):
+            assert np.array_equal(view.vectors, reader[np.asarray(view.ids)])
+    assert shards == [*range(FULL // SHARD)]            # the tail is a copy
+
+
+def test_what_may_be_after_single_rows_brings_nothing(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = brought(monkeypatch)
+    monkeypatch.setattr("zstore.mapping.PASS_BYTES", FULL * DIM * 4)
+    assert len(zstore.Reader(raw).vectors) == FULL + 2
+    reader = zstore.Reader(raw)
+    assert np.array_equal(reader[[3, 19, 4]], rows(FULL)[[3, 19, 4]])
+    assert np.array_equal(reader[1:7], rows(FULL)[1:7])
+    assert shards == []
+    assert np.array_equal(reader[1:FULL], rows(FULL)[1:])
+    assert shards == [1, 2, 3, 4]
+
+
+def test_rows_that_a_tail_got_while_it_was_copied_are_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a.zarr", count=2)
+    reader = zstore.Reader(tmp_path / "a.zarr")
+    into = ShardFile.chunk_into
+
+    def grown(self: ShardFile, *arguments: Any) -> None:
+        """As ``begin_again`` where the tail was rewritten meanwhile."""
+        into(self, *arguments)
+        self.end = replace(self.end, rows=3)
+
+    def grown_too(self: ShardFile, chunks: Any, out: Any, places: Any) -> None:
+        for chunk, at in zip(chunks.tolist(), places.tolist(), strict=True):
+            grown(self, chunk, out[at:at + self._chunk_bytes])
+    monkeypatch.setattr(ShardFile, "chunks_into", grown_too)
+    monkeypatch.setattr(ShardFile, "chunk_into", grown)
+    assert np.array_equal(reader.vectors, rows(2))
+    mapped = reader._now()[0].columns["vectors"]._map
+    assert mapped is not None and mapped.ready[0] == 2
+
+
+@pytest.mark.parametrize("at", [0, 40, 99])
+def test_a_damaged_chunk_of_a_tail_is_found_and_named(tmp_path: Path, at: int) -> None:
+    with zstore.Writer(tmp_path / "a.zarr", codec="raw", rows_per_shard=1024) as writer:
+        writer.append(np.arange(800), rows(800))            # 100 chunks of 8 rows
+    file = tmp_path / "a.zarr/vectors/c.0.0"
+    data = bytearray(file.read_bytes())
+    data[at * 8 * DIM * 4 + 5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(Corrupt, match=f"chunk {at} fails its CRC32C"):
+        zstore.Reader(tmp_path / "a.zarr").vectors  # noqa: B018

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from zstore.storage import limits, pages
-from zstore.storage.pages import PAGE, Range, available_memory, shared
+from zstore.storage.pages import HUGE, PAGE, Range, available_memory, shared
 
 # Forking beside threads is the very thing under test; Python 3.12 and later warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -60,6 +60,28 @@ def test_anonymous_pages_are_filled_behind_a_file(tmp_path: Path) -> None:
     assert not whole[PAGE:].any()
     place.writable(PAGE, PAGE + 10)[:] = 9
     assert (whole[:PAGE] == 7).all() and (whole[PAGE:] == 9).all()
+
+
+@linux
+def test_a_place_is_brought_whole_and_at_the_grain_of_huge_pages(tmp_path: Path) -> None:
+    descriptor = file_of(tmp_path / "a", 7, 64 * PAGE)
+    span = Range(3 * HUGE)
+    array = span.array()
+    address = array.__array_interface__["data"][0]
+    assert address % HUGE == 0
+    span.map_file(descriptor, 0, HUGE, 64 * PAGE)
+    os.close(descriptor)
+    before = resident_kb(address + HUGE)
+    span.huge(HUGE, 64 * PAGE)
+    span.bring(HUGE, 64 * PAGE)
+    assert (before, resident_kb(address + HUGE)) == (0, 64 * PAGE // 1024)
+    assert (array[HUGE:HUGE + 64 * PAGE] == 7).all()
+
+
+def resident_kb(address: int) -> int:
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith(f"{address:x}-"))
+    return int(next(line for line in lines[first:] if line.startswith("Rss:")).split()[1])
 
 
 def test_arrays_are_read_only_for_ever() -> None:

@@ -11,39 +11,29 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zstore._typing import Int64s
 from zstore.errors import Corrupt
-from zstore.format import keys as key_rules
 from zstore.format import layout
 from zstore.format.extents import Extents
-from zstore.format.keys import StringIds
-from zstore.format.run import Entries, concat, epoch_spans
+from zstore.format.run import Entries, epoch_spans
 from zstore.format.schema import Schema
-from zstore.runs import Heads, RunFile, read_run
+from zstore.runs import Heads, Readable, RunFile, read_run, scan
 from zstore.storage.base import Storage
 from zstore.storage.chunk_cache import ChunkCache
 from zstore.storage.ranges import at_once
-from zstore.tables import Bools, Epochs, Table, Visible, merge_runs
+from zstore.tables import Bools, Epochs, Table, Visible, join_small, merge_runs
 
 __all__ = ["KeyIndex", "RunFile", "count_duplicates", "merge_runs"]
 
 log = logging.getLogger("zstore")
 JOINED_ENTRIES = 1 << 23        # as many, joined in memory, are 230 MB
-SCAN_ROWS = 1 << 17
+T = TypeVar("T")
 ALONE = 8                       # one key by itself costs as much as so many of a bulk
-
-
-class Readable(Protocol):
-    """What the index asks of a column, where it must read the rows that no run covers."""
-
-    def span(self, start: int, count: int) -> npt.NDArray[Any]: ...
-
-    def string_ids(self, start: int, count: int) -> list[StringIds]: ...
 
 
 class KeyIndex:
@@ -66,7 +56,7 @@ class KeyIndex:
         self._scanned: Entries | None = None
         self._tables: list[Table] | None = None
         self._known_epochs: Int64s | None = None
-        self._work = 0 if trusted is None else -1
+        self._work, self._late = (0, True) if trusted is None else (-1, False)
         self._trusted, self._kept = set() if trusted is None else trusted, kept
         self._starts, self._ends = extents.starts.tolist(), (extents.starts + extents.counts).tolist()
 
@@ -79,9 +69,14 @@ class KeyIndex:
         version's extents); the rest are cut before the highest is chosen.
         """
         seen = self._in_extents if visible is None else visible
-        best_epoch, best = np.full(len(keys), -1, np.int64), np.full(len(keys), -1, np.int64)
-        for table in self._searched(epoch, len(keys)):
-            epochs, addresses = table.find(keys, checks, epoch, seen)
+        return self._sound(lambda: self._best(keys, checks, epoch, seen))
+
+    def _best(self, keys: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint32], epoch: Epochs, seen: Visible) -> Int64s:
+        found = [table.find(keys, checks, epoch, seen) for table in self._searched(epoch, len(keys))]
+        if not found:
+            return np.full(len(keys), -1, np.int64)
+        best_epoch, best = found[0]
+        for epochs, addresses in found[1:]:
             better = (epochs > best_epoch) | ((epochs == best_epoch) & (addresses > best))
             best_epoch, best = np.where(better, epochs, best_epoch), np.where(better, addresses, best)
         return best
@@ -90,10 +85,14 @@ class KeyIndex:
         """The same for one key, in a few microseconds; -1 where absent."""
         seen = self._holds if visible is None else visible
         best = (-1, -1)
-        for table in self._searched(epoch, ALONE):
-            found = table.find_one(key, check, epoch, seen)
-            if found > best:
-                best = found
+        try:
+            for table in self._searched(epoch, ALONE):
+                found = table.find_one(key, check, epoch, seen)
+                if found > best:
+                    best = found
+        except Corrupt as error:
+            self._let_go(error)
+            return self.lookup_one(key, check, epoch, visible)
         return best[1]
 
     @property
@@ -103,8 +102,7 @@ class KeyIndex:
 
     def tables(self) -> list[tuple[str, Table]]:
         """Every source of rows by name; the rows that no run covers are one without a name."""
-        named = [(name, file.table) for name, file in self._loaded()]
-        return [*named, *(("", table) for table in self._rest())]
+        return self._sound(self._checked)
 
     def may_hold(self, keys: npt.NDArray[np.uint64], epoch: int | None) -> Bools:
         """Which of these keys, in ascending order, may be there at this epoch (None: at any); the others surely are not.
@@ -127,7 +125,7 @@ class KeyIndex:
         """Every row of these extents (default: the version's) once, by (key, epoch, address)."""
         wanted = self.extents if extents is None else extents
         parts = []
-        for table in [file.table for file in self._readable()] + self._rest():
+        for _, table in self.tables():
             keep = wanted.contains(table.entries.address)
             parts.append(table.entries if keep.all() else table.entries.take(np.flatnonzero(keep)))
         return merge_runs(parts) if parts else _nothing()
@@ -135,7 +133,7 @@ class KeyIndex:
     def epoch_addresses(self, epoch: int) -> Extents:
         """The addresses of the version's rows at this epoch."""
         found = Extents()
-        for spans, table in self._spanned():
+        for spans, table in self._sound(self._spanned):
             if spans is not None:
                 found |= Extents.of_runs(spans[spans[:, 0] == epoch, 1:])
             elif table is not None and table.may_hold(epoch):
@@ -146,7 +144,7 @@ class KeyIndex:
         """The distinct epochs of the version's rows, ascending; int64."""
         if self._known_epochs is None:
             found: set[int] = set()
-            for spans, table in self._spanned():
+            for spans, table in self._sound(self._spanned):
                 if spans is None:
                     assert table is not None
                     live = self._in_extents(table.entries.address)
@@ -174,6 +172,32 @@ class KeyIndex:
 
     # Which runs there are.
 
+    def _sound(self, ask: Callable[[], T]) -> T:
+        """The answer of the runs that are sound in all that is looked at."""
+        while True:
+            try:
+                return ask()
+            except Corrupt as error:
+                self._let_go(error)
+
+    def _let_go(self, error: Corrupt) -> None:
+        """Do without the run that was found damaged while somebody looked at it; raises what was no such thing."""
+        if not (damaged := [name for name in self._names if layout.run_name(name) == error.object]):
+            raise error
+        if self._files.get(damaged[0]) is not None:       # another thread may have been here
+            self._lack(damaged[0], error)
+        self._tables = self._scanned = None
+
+    def _lack(self, name: str, error: OSError) -> None:
+        # Its text: the error holds frames, and they the mapped run, for as long as somebody keeps log records.
+        log.warning("a run of the key index can't be read, its rows' ids are read instead, which is slower: %s", str(error))
+        self._files[name] = None
+
+    def _checked(self) -> list[tuple[str, Table]]:
+        for _, table in (named := [(name, file.table) for name, file in self._loaded()]):
+            table.check()
+        return [*named, *(("", table) for table in self._rest())]
+
     def _readable(self) -> list[RunFile]:
         return [file for _, file in self._loaded()]
 
@@ -189,13 +213,11 @@ class KeyIndex:
         """A run, read and checked once; None, with one warning, where it can't be read."""
         if name not in self._files:
             try:
-                self._files[name] = read_run(self._storage, self._schema, name, self._kept, name not in self._trusted)
+                fresh = name not in self._trusted
+                self._files[name] = read_run(self._storage, self._schema, name, self._kept, fresh, self._late)
                 self._trusted.add(name)
             except OSError as error:
-                # Its text: the error holds frames, and they the mapped run, for as long as somebody keeps log records.
-                log.warning("a run of the key index can't be read, so the ids of its rows are read instead, which is "
-                            "slower: %s", str(error))
-                self._files[name] = None
+                self._lack(name, error)
         return self._files[name]
 
     def _rest(self) -> list[Table]:
@@ -209,27 +231,17 @@ class KeyIndex:
     def _scan(self, extents: Extents) -> Entries:
         if self._ids is None or self._epochs is None:
             raise Corrupt(layout.INDEX, "runs of the key index are missing, and so are the columns to make them from")
-        seed = key_rules.seed_of(self._schema.store_id)
-        parts = []
-        for first, count in extents:
-            for start in range(first, first + count, SCAN_ROWS):
-                rows = min(SCAN_ROWS, first + count - start)
-                if self._schema.ids_are_strings:
-                    hashed = [key_rules.hash_strings(ids, seed) for ids in self._ids.string_ids(start, rows)]
-                    keys = np.concatenate([key for key, _ in hashed])
-                    checks = np.concatenate([check for _, check in hashed])
-                else:
-                    keys = key_rules.hash_ints(self._ids.span(start, rows))
-                    checks = np.zeros(rows, np.uint32)
-                parts.append(Entries(keys, checks, self._epochs.span(start, rows), np.arange(start, start + rows)))
-        return concat(parts).sorted()
+        return scan(self._schema, self._ids, self._epochs, extents)
 
     def _spanned(self) -> list[tuple[Int64s | None, Table | None]]:
         """The epoch spans of each source of rows; where it has none, its table. Runs whose ends say enough are not read."""
         known = self._heads.spans(self.extents, self._files)
         if known is not None:
             return [(known, None)]
-        found: list[tuple[Int64s | None, Table | None]] = [(file.spans, file.table) for file in self._readable()]
+        for file in (files := self._readable()):
+            if file.spans is None:
+                file.table.check()
+        found: list[tuple[Int64s | None, Table | None]] = [(file.spans, file.table) for file in files]
         for table in self._rest():
             order = np.argsort(table.entries.address)
             spans = epoch_spans(table.entries.epoch[order], table.entries.address[order])
@@ -259,22 +271,12 @@ class KeyIndex:
 
     def _join(self) -> list[Table]:
         """The small runs as one table in memory, kept for later versions that name them all; large ones as they are."""
-        small: list[tuple[str, Table]] = []
-        total = 0
         readable = [(name, file.table) for name, file in self._loaded()]
-        for name, table in sorted(readable, key=lambda pair: len(pair[1])):
-            if total + len(table) <= JOINED_ENTRIES:
-                small.append((name, table))
-                total += len(table)
-        if len(small) < 2:
+        joined = join_small(readable, JOINED_ENTRIES)
+        if joined is None:
             return self._arranged()
-        sets = [table.epochs for _, table in small]
-        epochs = frozenset().union(*(s for s in sets if s is not None)) if None not in sets else None
-        names = frozenset(name for name, _ in small)
-        # In the record's order, which is that of time: then most entries of one key are in order already.
-        joined = Table(merge_runs([table.entries for name, table in readable if name in names]), epochs)
-        self._joined = (names, joined)
-        return [joined, *(table for name, table in readable if name not in names), *self._rest()]
+        self._joined = joined
+        return [joined[1], *(table for name, table in readable if name not in joined[0]), *self._rest()]
 
     # Which addresses count.
 

@@ -29,6 +29,7 @@ log = logging.getLogger("zstore")
 
 _TEXT = np.dtypes.StringDType()
 STRAIGHT_BYTES = 1 << 22     # longer spans would fill the cache with what the caller keeps anyway
+PASS_BYTES = 1 << 26         # a run no longer than this is read in order: it is a batch
 SPARE_SHARDS = 256          # reserved beyond twice the present length; a reservation costs no memory
 
 
@@ -59,6 +60,8 @@ class Column:
         first, last = start // self.schema.rows_per_shard, (start + count - 1) // self.schema.rows_per_shard
         if mapped is None or not self._place(mapped, np.arange(first, last + 1)):
             return None
+        if count * self.field.row_bytes <= PASS_BYTES:      # who takes more at once may be after single rows of it
+            mapped.pass_over(start, count)
         return mapped.rows[start:start + count]
 
     def empty(self, count: int) -> Array:

@@ -86,7 +86,7 @@ class Rows:
             run = self.extents.one_run()
             if run is not None:
                 low, high = min(start, run[1]), min(max(stop, start), run[1])
-                return Rows(Extents([(run[0] + low, high - low)]))
+                return Rows(Extents.run(run[0] + low, high - low))
             return Rows(self.extents.slice(start, stop))
         return Rows(None, self._array[start:stop])
 

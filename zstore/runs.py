@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from zstore._typing import Buffer, Int64s
 from zstore.errors import Corrupt
+from zstore.format import keys as key_rules
 from zstore.format import layout
 from zstore.format.extents import Extents
-from zstore.format.run import END_BYTES, Entries, RunHeader, parse_end, parse_run
+from zstore.format.keys import StringIds
+from zstore.format.run import END_BYTES, Entries, RunHeader, concat, open_run, parse_end, parse_run
+from zstore.format.run_blocks import Blocks
 from zstore.format.schema import Schema
 from zstore.storage.base import Storage
 from zstore.storage.chunk_cache import ChunkCache
 from zstore.storage.ranges import at_once
 from zstore.storage.whole import whole
 from zstore.tables import Table
+
+SCAN_ROWS = 1 << 17
+
+
+class Readable(Protocol):
+    """What the index asks of a column, where it must read the rows that no run covers."""
+
+    def span(self, start: int, count: int) -> npt.NDArray[Any]: ...
+
+    def string_ids(self, start: int, count: int) -> list[StringIds]: ...
 
 
 class RunHead:
@@ -34,19 +48,20 @@ class RunHead:
 class RunFile(RunHead):
     """One readable run: its header, and its entries as a table (of views of the mapped file, locally)."""
 
-    def __init__(self, header: RunHeader, entries: Entries) -> None:
+    def __init__(self, header: RunHeader, entries: Entries, blocks: Blocks | None) -> None:
         super().__init__(header)
         epochs = None if header.epochs is None else frozenset(epoch for epoch, _, _ in header.epochs)
-        self.table = Table(entries, epochs)
+        self.table = Table(entries, epochs, blocks)
 
 
-def read_run(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None, check: bool) -> RunFile:
-    """The run of this name. OSError, ``Corrupt`` too, where it can't be read or is another store's."""
+def read_run(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None, check: bool, late: bool) -> RunFile:
+    """The run of this name. ``late``: where it is a file, its columns are checked when they are looked at. OSError, ``Corrupt``
+    too, where it can't be read or is another store's."""
     path = layout.run_name(name)
-    header, entries = _parsed(storage, schema, name, kept, check)
+    header, entries, blocks = _parsed(storage, schema, name, kept, check, late)
     if header.store_id != schema.store_id or header.strings != schema.ids_are_strings:
         raise Corrupt(path, "the run belongs to another store")
-    return RunFile(header, entries)
+    return RunFile(header, entries, blocks)
 
 
 def read_head(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None = None) -> RunHead | None:
@@ -110,16 +125,37 @@ def _kept_as(schema: Schema, name: str) -> bytes:
     return f"run/{schema.store_id}/{name}".encode()     # no name is given to two runs
 
 
-def _parsed(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None, check: bool) -> tuple[RunHeader, Entries]:
+def _parsed(storage: Storage, schema: Schema, name: str, kept: ChunkCache | None, check: bool,
+            late: bool) -> tuple[RunHeader, Entries, Blocks | None]:
     path = layout.run_name(name)
+    if check and late and not storage.distant:
+        return open_run(whole(storage, path), path)
     if kept is None:
-        return parse_run(whole(storage, path), path, check=check)
+        return *parse_run(whole(storage, path), path, check=check), None
     key = _kept_as(schema, name)
     near: Buffer | None = kept.get(key)
     if near is not None:
         with suppress(Corrupt):
-            return parse_run(near, path)
+            return *parse_run(near, path), None
     data = whole(storage, path)
     parsed = parse_run(data, path)
     kept.put([(key, data)])
-    return parsed
+    return *parsed, None
+
+
+def scan(schema: Schema, ids: Readable, epochs: Readable, extents: Extents) -> Entries:
+    """The entries of these rows, from their ids and epochs."""
+    seed = key_rules.seed_of(schema.store_id)
+    parts = []
+    for first, count in extents:
+        for start in range(first, first + count, SCAN_ROWS):
+            rows = min(SCAN_ROWS, first + count - start)
+            if schema.ids_are_strings:
+                hashed = [key_rules.hash_strings(some, seed) for some in ids.string_ids(start, rows)]
+                keys = np.concatenate([key for key, _ in hashed])
+                checks = np.concatenate([check for _, check in hashed])
+            else:
+                keys = key_rules.hash_ints(ids.span(start, rows))
+                checks = np.zeros(rows, np.uint32)
+            parts.append(Entries(keys, checks, epochs.span(start, rows), np.arange(start, start + rows)))
+    return concat(parts).sorted()

@@ -27,6 +27,8 @@ _SIGN = 1 << 63
 
 def find_rows(index: KeyIndex, schema: Schema, rows: Rows, ids: Any, epoch: Any) -> Any:
     """See ``View.find``."""
+    if rows.extents is index.extents and (epoch is None or type(epoch) is int) and type(ids) in (str, int):
+        return int(rows.rows(np.array([_one_address(index, schema, ids, epoch)]))[0])
     addresses = _addresses(index, schema, rows, ids, epoch, rows.extents is index.extents)
     found = rows.rows(addresses.reshape(-1)).reshape(addresses.shape)
     return int(found) if found.ndim == 0 else found
@@ -91,7 +93,7 @@ def _addresses(index: KeyIndex, schema: Schema, rows: Rows, ids: Any, epoch: Any
     single = is_one(ids)
     if single:
         ids = [one_id(ids, schema.ids_are_strings)]
-    keys, checks = _hashed(normalise_ids(ids, schema.ids_are_strings), schema)
+    keys, checks = _hashed(ids, schema)
     visible = None if whole else rows.contains
     epochs = _epochs(epoch)
     if epochs is None or epochs.ndim == 0:
@@ -110,10 +112,16 @@ def _addresses(index: KeyIndex, schema: Schema, rows: Rows, ids: Any, epoch: Any
     return found[0] if single else found
 
 
-def _hashed(ids: StringIds | Int64s, schema: Schema) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
-    if isinstance(ids, StringIds):
-        return key_rules.hash_strings(ids, key_rules.seed_of(schema.store_id))
-    return key_rules.hash_ints(ids), np.zeros(len(ids), np.uint32)
+def _hashed(ids: Any, schema: Schema) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    seed = key_rules.seed_of(schema.store_id)
+    if schema.ids_are_strings and type(ids) is list and [*map(type, ids)].count(str) == len(ids):
+        quick = key_rules.hash_list(ids, seed)
+        if quick is not None:
+            return quick
+    named = normalise_ids(ids, schema.ids_are_strings)      # which says what is wrong, too
+    if isinstance(named, StringIds):
+        return key_rules.hash_strings(named, seed)
+    return key_rules.hash_ints(named), np.zeros(len(named), np.uint32)
 
 
 def _epochs(epoch: Any) -> Int64s | None:

@@ -134,7 +134,7 @@ def test_a_disk_without_inodes(tmp_path: Path) -> None:
             writer.close()
         except OSError as error:        # says what it costs; lets go all the same
             assert "No space left" in str(error)
-        else:                           # a temporary file that went since left its inode: then every batch that was taken is there
+        else:                           # a temporary file that went left its inode: then every batch that was taken is there
             committed = taken
         assert_holds(url, committed)
         assert zstore.verify(url) == []

@@ -28,6 +28,7 @@ DEFAULT = "lossless"
 _BITSHUFFLE = 2
 _NOSHUFFLE = 0
 _MOST_OVERHEAD = 16                   # what a blosc buffer of bytes that do not compress is longer than they
+_CRC = struct.Struct("<I")
 _HEADER = struct.Struct("<BBBBIII")   # blosc 1: version, inner version, flags, typesize, nbytes, blocksize, cbytes
 
 
@@ -57,7 +58,33 @@ class ChunkCodec:
         else:
             shuffle = _BITSHUFFLE if self.typesize else _NOSHUFFLE
             data = _compress(chunk, choice[0].encode(), choice[1], shuffle, max(self.typesize, 1))
-        return data + struct.pack("<I", crc32c(data)) if self.checked else data
+        return data + _CRC.pack(crc32c(data)) if self.checked else data
+
+    def room(self, size: int) -> int:
+        """The most bytes that a chunk of ``size`` bytes becomes."""
+        return size + _MOST_OVERHEAD + _CRC.size
+
+    def encode_run(self, rows: Array, size: int, out: Array) -> list[int]:
+        """Encode chunks of ``size`` bytes each, one behind the other in ``rows`` (uint8, contiguous), to one behind the other
+        in ``out`` (uint8, contiguous, ``room`` for each). Their lengths. Only where this codec ``compresses``."""
+        choice, function = PRESETS[self.preset], _deflater()
+        assert choice is not None
+        name, shuffle, typesize = choice[0].encode(), _BITSHUFFLE if self.typesize else _NOSHUFFLE, max(self.typesize, 1)
+        source, target, into = _address(rows), _address(out), out.data
+        lengths, at = [], 0
+        for start in range(0, len(rows), size):
+            length = 0
+            if function is not None:
+                length = function(choice[1], shuffle, typesize, size, source + start, target + at, size + _MOST_OVERHEAD,
+                                  name, 0, 1)
+            if length <= 0:
+                data = bytes(_blosc.compress(rows[start:start + size], name, choice[1], shuffle, 0, typesize))
+                length = len(data)
+                into[at:at + length] = data
+            _CRC.pack_into(into, at + length, crc32c(into[at:at + length]))
+            lengths.append(length + _CRC.size)
+            at += length + _CRC.size
+        return lengths
 
     def decode_into(self, data: bytes, out: Array, name: str) -> None:
         """Decode a fixed-width chunk into ``out`` (uint8, contiguous, the chunk's exact size)."""
@@ -123,6 +150,11 @@ def _compress(chunk: Buffer, name: bytes, level: int, shuffle: int, typesize: in
         if size > 0:
             return out[:size].tobytes()
     return bytes(_blosc.compress(source, name, level, shuffle, 0, typesize))
+
+
+def _address(data: Array) -> int:
+    address: int = data.__array_interface__["data"][0]
+    return address
 
 
 @cache

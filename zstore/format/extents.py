@@ -41,6 +41,12 @@ class Extents:
         return cls.__new__(cls)._hold(starts, counts)
 
     @classmethod
+    def run(cls, start: int, count: int) -> Extents:
+        """One run; none where ``count`` is 0."""
+        some = slice(0, 1 if count > 0 else 0)
+        return cls._of(np.array([start], np.int64)[some], np.array([count], np.int64)[some])
+
+    @classmethod
     def of_runs(cls, runs: Int64s) -> Extents:
         """Those of an array (n, 2) of ``start, count``, in any order."""
         return cls._of(*_merged(runs[:, 0], runs[:, 1]))

@@ -136,24 +136,53 @@ def parse_strings(body: bytes, count: int) -> StringIds:
 
 def hash_strings(ids: StringIds, seed: int) -> tuple[U64, npt.NDArray[np.uint32]]:
     """``(key, check)`` of each id: uint64 and uint32 arrays, by the rule in FORMAT.md."""
-    n = len(ids)
-    lengths = ids.lengths.astype(np.uint64)
-    a = (lengths * np.uint64(_K)) ^ np.uint64(seed)
-    b = lengths + np.uint64((seed * _K) & _MASK)
-    padded = np.frombuffer(ids.body + b"\0" * 8, np.uint8)
-    words = np.ndarray((max(len(padded) - 7, 0),), "<u8", padded, strides=(1,))
-    longest = int(ids.lengths.max()) if n else 0
-    rest = ids.lengths.copy()
-    for word in range((longest + 7) // 8):
-        live = slice(None) if rest.min() > 0 else np.flatnonzero(rest > 0)
-        left = np.minimum(rest[live], 8).astype(np.uint64)
-        keep = np.uint64(_MASK) >> (np.uint64(64) - np.uint64(8) * left)
-        value = words[ids.starts[live] + 8 * word] & keep
-        a[live] = _mix(a[live] ^ value)
-        b[live] = (b[live] ^ value) * np.uint64(_K)
-        b[live] ^= b[live] >> np.uint64(29)
-        rest -= 8
+    return _hashed(ids.body + b"\0" * 8, ids.starts, ids.lengths, seed)
+
+
+def hash_list(items: list[str], seed: int) -> tuple[U64, npt.NDArray[np.uint32]] | None:
+    """The same of strings that nobody needs packed. None where one of them is no id, or there are none."""
+    try:
+        text = "\0".join(items).encode() + b"\0" * 8
+    except UnicodeEncodeError:
+        return None
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0)[:-7]
+    if len(ends) != len(items):
+        return None
+    starts = np.zeros_like(ends)
+    np.add(ends[:-1], 1, out=starts[1:])
+    lengths = ends - starts
+    if lengths.min() == 0 or lengths.max() > MAX_ID_BYTES:
+        return None
+    return _hashed(text, starts, lengths, seed)
+
+
+def _hashed(data: bytes, starts: Int64s, lengths: Int64s, seed: int) -> tuple[U64, npt.NDArray[np.uint32]]:
+    """``data``: with eight bytes to spare behind the last id."""
+    a = lengths.astype(np.uint64)
+    b = a + np.uint64((seed * _K) & _MASK)
+    a *= np.uint64(_K)
+    a ^= np.uint64(seed)
+    words = np.ndarray((max(len(data) - 7, 0),), "<u8", data, strides=(1,))
+    shortest, longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
+    for at in range(0, longest, 8):
+        if at < shortest:
+            a, b = _fold(a, b, words, starts, lengths, at, at + 8 > shortest)
+        else:
+            live = np.flatnonzero(lengths > at)
+            a[live], b[live] = _fold(a[live], b[live], words, starts[live], lengths[live], at, True)
     return _mix(a), (_mix(b) >> _SHIFT).astype(np.uint32)
+
+
+def _fold(a: U64, b: U64, words: U64, starts: Int64s, lengths: Int64s, at: int, cut: bool) -> tuple[U64, U64]:
+    """Both states with the eight bytes at ``at`` of each id; ``cut``: some ids end among them."""
+    value = words[starts + at]
+    if cut:
+        value &= np.uint64(_MASK) >> (np.maximum(at + 8 - lengths, 0) << 3).view(np.uint64)
+    a ^= value
+    b ^= value
+    b *= np.uint64(_K)
+    b ^= b >> np.uint64(29)
+    return _mix(a), b
 
 
 def hash_string(item: bytes, seed: int) -> tuple[int, int]:

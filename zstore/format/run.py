@@ -3,14 +3,15 @@
     8 bytes "ZSTRRUN1" · n × u64 key · n × i64 address · n × i32 epoch · n × u32 check (string ids only)
     · header, sealed JSON · u32 header bytes · u32 CRC32C of everything before it
 
-Entries are sorted by (key, epoch, address). The header is sealed by itself: who asks only what a run covers reads its end.
+Entries are sorted by (key, epoch, address). The header is sealed by itself: who asks only what a run covers reads its end. It
+holds a checksum of each block of the columns: who looks up a few keys checks a few blocks.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy.typing as npt
 
 from zstore._typing import Array, Buffer, Int64s
 from zstore.errors import Corrupt
+from zstore.format import run_blocks
 from zstore.format.checksum import MAX_JSON_BYTES, crc32c, open_json, parse_json, seal_json
 from zstore.format.extents import MAX_ADDRESS, Extents
+from zstore.format.run_blocks import Blocks, BlockSums
 
 MAGIC = b"ZSTRRUN1"
 _FOOT = struct.Struct("<II")
@@ -62,7 +65,7 @@ def concat(parts: list[Entries]) -> Entries:
 @dataclass(frozen=True)
 class RunHeader:
     """``extents``: the addresses that the run covers. ``epochs``: spans ``(epoch, first address, count)``, all of them,
-    or None where there would be too many."""
+    or None where there would be too many. ``blocks``: the checksums of the columns as they are stored."""
 
     store_id: str
     session: str
@@ -71,6 +74,7 @@ class RunHeader:
     strings: bool
     extents: Extents
     epochs: list[tuple[int, int, int]] | None
+    blocks: bytes = field(default=b"", compare=False)
 
     @property
     def row_bytes(self) -> int:
@@ -97,18 +101,20 @@ def run_parts(header: RunHeader, entries: Entries) -> list[Buffer]:
     if header.strings:
         columns.append(entries.check.astype("<u4", copy=False))
     parts: list[Buffer] = [MAGIC, *map(bytes_of, columns)]
-    crc = 0
+    crc, sums = 0, BlockSums()
     for part in parts:
         crc = crc32c(part, crc)
-    return [*parts, run_end(header, crc)]
+        sums.add(part)
+    return [*parts, run_end(header, crc, sums)]
 
 
-def run_end(header: RunHeader, crc: int) -> bytes:
-    """What stands behind the columns; ``crc``: that of everything before it."""
+def run_end(header: RunHeader, crc: int, sums: BlockSums) -> bytes:
+    """What stands behind the columns; ``crc`` and ``sums``: those of everything before it."""
     text = seal_json({
         "format": "1.0", "store_id": header.store_id, "session": header.session, "opened": header.opened, "rows": header.rows,
         "ids": "string" if header.strings else "int64", "extents": header.extents.listed(),
-        "epochs": None if header.epochs is None else [list(span) for span in header.epochs]})
+        "epochs": None if header.epochs is None else [list(span) for span in header.epochs],
+        "blocks": run_blocks.written(sums.listed())})
     end = text + struct.pack("<I", len(text))
     return end + struct.pack("<I", crc32c(end, crc))
 
@@ -121,22 +127,49 @@ def bytes_of(column: Array) -> memoryview:
 def parse_run(data: Buffer, name: str, *, check: bool = True) -> tuple[RunHeader, Entries]:
     """A run from its bytes (the columns are views of them). ``Corrupt`` names what is wrong."""
     view = memoryview(data).cast("B")
+    if check:
+        _check_whole(view, name)
+    header, entries, _ = _parsed(view, name)
+    if check:
+        if header.blocks:
+            Blocks(name, view[:_columns_end(header)], header.blocks).check_all()
+        check_order(entries, name)
+    return header, entries
+
+
+def open_run(data: Buffer, name: str) -> tuple[RunHeader, Entries, Blocks | None]:
+    """The same with the columns not checked yet, block by block on the way; None where they all were: the run is of those
+    that hold no checksums of blocks."""
+    view = memoryview(data).cast("B")
+    header, entries, sealed = _parsed(view, name)
+    if sealed and header.blocks:
+        return header, entries, Blocks(name, view[:_columns_end(header)], header.blocks)
+    return *parse_run(data, name), None
+
+
+def _parsed(view: memoryview, name: str) -> tuple[RunHeader, Entries, bool]:
     if len(view) < len(MAGIC) + _FOOT.size or bytes(view[:8]) != MAGIC:
         raise Corrupt(name, "this is not a run of the key index")
-    crc = _FOOT.unpack(view[-_FOOT.size:])[1]
-    if check and crc32c(view[:-4]) != crc:
-        raise Corrupt(name, "the run fails its CRC32C", expected=f"{crc:08x}", actual=f"{crc32c(view[:-4]):08x}")
-    header = parse_end(lambda at, size: bytes(view[at:at + size]), len(view), name)[0]
+    header, sealed = parse_end(lambda at, size: bytes(view[at:at + size]), len(view), name)
     n = header.rows
     at = len(MAGIC)
     key = np.frombuffer(view, "<u8", n, at)
     address = np.frombuffer(view, "<i8", n, at + 8 * n)
     epoch = np.frombuffer(view, "<i4", n, at + 16 * n)
-    if check and not _ascends(key):
-        # Whoever searches it sizes a table by its first and last key.
-        raise Corrupt(name, "the keys of the run are not in order")
     checks = np.frombuffer(view, "<u4", n, at + 20 * n) if header.strings else np.zeros(n, np.uint32)
-    return header, Entries(key, checks, epoch, address)
+    return header, Entries(key, checks, epoch, address), sealed
+
+
+def _check_whole(view: memoryview, name: str) -> None:
+    if len(view) < len(MAGIC) + _FOOT.size or bytes(view[:8]) != MAGIC:
+        raise Corrupt(name, "this is not a run of the key index")
+    crc, actual = _FOOT.unpack(view[-_FOOT.size:])[1], crc32c(view[:-4])
+    if actual != crc:
+        raise Corrupt(name, "the run fails its CRC32C", expected=f"{crc:08x}", actual=f"{actual:08x}")
+
+
+def _columns_end(header: RunHeader) -> int:
+    return len(MAGIC) + header.rows * header.row_bytes
 
 
 def parse_end(read: Callable[[int, int], bytes], size: int, name: str) -> tuple[RunHeader, bool]:
@@ -162,6 +195,12 @@ def parse_end(read: Callable[[int, int], bytes], size: int, name: str) -> tuple[
     return header, sealed
 
 
+def check_order(entries: Entries, name: str) -> None:
+    """Corrupt unless the keys ascend: whoever searches them sizes a table by the first and the last."""
+    if not _ascends(entries.key):
+        raise Corrupt(name, "the keys of the run are not in order")
+
+
 def _ascends(key: npt.NDArray[np.uint64]) -> bool:
     # Piece by piece: of a large run, what is compared at once would be as large as a column.
     return all((key[at + 1:at + ORDER_ROWS + 1] >= key[at:at + ORDER_ROWS][:len(key) - at - 1]).all()
@@ -179,7 +218,8 @@ def _header(document: Any, name: str) -> RunHeader:
         opened, rows = document["opened"], document["rows"]
         if type(opened) is not int or type(rows) is not int or min(opened, rows) < 0:
             raise ValueError("opened or rows")
-        return RunHeader(store_id, session, opened, rows, document["ids"] == "string",
-                         Extents.read(document["extents"]), epochs)
+        strings = document["ids"] == "string"
+        blocks = run_blocks.read(document.get("blocks"), len(MAGIC) + rows * (24 if strings else 20))
+        return RunHeader(store_id, session, opened, rows, strings, Extents.read(document["extents"]), epochs, blocks)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Corrupt(name, f"the run's header lacks or misstates a member: {error!r}") from None

@@ -25,6 +25,7 @@ DEFAULT_MAX_ROWS = 2**18       # keeps a tail's scalar fields small where vector
 CHUNK_BYTES = 32 * 2**10       # one cold row costs one small decode
 CHUNK_ROWS = 1024              # at most, scalars and strings
 TILE = 16 * 2**10              # raw shards lie side by side in a mapping at this grain
+HUGE_TILE = 2 * 2**20          # at this one the system can map them by huge pages
 MAX_ROW_BYTES = 64 * 2**20
 MAX_STRING_BYTES = 2**20       # one value of a user's string field
 MAX_FIELDS = 1024
@@ -186,9 +187,11 @@ def default_rows_per_shard(row_bytes: int) -> int:
     """Rows of about 16 MiB of vectors, a multiple of whole chunks, and of the mapping's grain where that is affordable."""
     rows = min(max(SHARD_BYTES // row_bytes, 1), DEFAULT_MAX_ROWS)
     step = min(CHUNK_ROWS, 1 << (rows.bit_length() - 1))
-    tiled = max(step, TILE // math.gcd(TILE, row_bytes))
-    if tiled * row_bytes <= 2 * SHARD_BYTES:
-        step = tiled
+    for tile, most in ((HUGE_TILE, SHARD_BYTES), (TILE, 2 * SHARD_BYTES)):
+        tiled = max(step, tile // math.gcd(tile, row_bytes))
+        if tiled * row_bytes <= most and tiled <= DEFAULT_MAX_ROWS:
+            step = tiled
+            break
     return max(rows // step, 1) * step
 
 

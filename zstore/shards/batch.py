@@ -52,6 +52,28 @@ def decode_batches(handle: Handle, end: ShardEnd, codec: ChunkCodec, longest: in
     return len(chunks)
 
 
+def read_plain(handle: Handle, end: ShardEnd, whole: int, chunks: Int64s, out: Array, places: Int64s, size: int) -> int:
+    """The same for a raw shard that covers its first ``whole`` chunks wholly: chunks side by side, here and there, are read
+    to their places by one call and checked where they are."""
+    descriptor = handle.fileno() if hasattr(os, "preadv") else None
+    if descriptor is None or not len(chunks) or int(chunks.max()) >= whole:
+        return 0
+    offsets = end.offsets[chunks].astype(np.int64)
+    steps = np.arange(len(chunks)) * size
+    if (offsets - offsets[0] != steps).any() or (places - places[0] != steps).any() or (end.lengths[chunks] != size).any():
+        return 0
+    first, length = int(places[0]), len(chunks) * size
+    view = out.data[first:first + length]
+    try:
+        read_into(descriptor, int(offsets[0]), [view], length)
+    except OSError:
+        return 0
+    for done, expected in enumerate(end.chunk_crcs[chunks].tolist()):
+        if crc32c(view[done * size:(done + 1) * size]) != expected:
+            return done
+    return len(chunks)
+
+
 def _read(descriptor: int, offsets: Int64s, lengths: Int64s) -> tuple[Array | None, Int64s]:
     """The stored chunks in one buffer, each with four bytes behind it, and where they start; None for what can't be read."""
     stops = np.cumsum(lengths + len(RESET)) - len(RESET)

@@ -20,6 +20,7 @@ from zstore.format.trailer import EMPTY, ShardEnd, body_checksum, seal_places
 from zstore.shards.pieces import PIECE, Pieces
 
 Rows = Array | StringIds
+ROUND = 2**21           # bytes of rows that are encoded before they are copied to their pieces
 
 
 class FieldBody:
@@ -51,9 +52,11 @@ class FieldBody:
             data = _bytes_of(rows[:count])
             self._place(row, data, count)
             self._hold(data)
-            return
-        for at in range(0, count, step):
-            self._append_chunk((row + at) // step, self._encode(rows, at, at + step))
+        elif isinstance(rows, np.ndarray) and self._codec.compresses:
+            self._append_chunks(row // step, np.frombuffer(_bytes_of(rows[:count]), np.uint8))
+        else:
+            for at in range(0, count, step):
+                self._append_chunk((row + at) // step, self._encode(rows, at, at + step))
 
     def add_partial(self, row: int, rows: Rows, count: int) -> list[Buffer]:
         """The last chunk, of which ``count`` rows exist so far. Returns what must stand behind the body in the file; a
@@ -115,7 +118,7 @@ class FieldBody:
             self._size += len(data)
             self._crc = crc32c(data, self._crc)
 
-    def _copy(self, data: bytes) -> None:
+    def _copy(self, data: Buffer) -> None:
         view = memoryview(data)
         while view:
             at = self._size % PIECE
@@ -131,6 +134,23 @@ class FieldBody:
         for number in range(start // PIECE, len(self._pieces)):
             first = number * PIECE
             yield self._pieces[number][max(start - first, 0):self._size - first]
+
+    def _append_chunks(self, chunk: int, rows: Array) -> None:
+        # All chunks of a block into memory that is used again: a bytes object for each costs as much again as its codec.
+        size = self.field.chunk_rows * self.field.row_bytes
+        most = max(ROUND // size, 1) * size
+        for start in range(0, len(rows), most):
+            some = rows[start:start + most]
+            data = self._lender.scratch(len(some) // size * self._codec.room(size))
+            encoded = self._codec.encode_run(some, size, data)
+            chunks, lengths = slice(chunk, chunk + len(encoded)), np.array(encoded)
+            ends = np.cumsum(lengths)
+            superseded = self._offsets[chunks] != EMPTY
+            self.dead_bytes += int(self._lengths[chunks][superseded].sum())
+            self._offsets[chunks], self._lengths[chunks] = self._size + ends - lengths, lengths
+            self._ends[chunks] = data[ends[:, None] + np.arange(-4, 0)]
+            self._copy(data[:ends[-1]].data)
+            chunk += len(encoded)
 
     def _append_chunk(self, chunk: int, data: bytes) -> None:
         if self._offsets[chunk] != EMPTY:

@@ -20,7 +20,7 @@ from zstore.format.checksum import crc32c
 from zstore.format.keys import MAX_ID_BYTES, StringIds, parse_strings
 from zstore.format.schema import IDS, MAX_STRING_BYTES, Field, Schema
 from zstore.format.trailer import EMPTY, ShardEnd, body_checksum, end_bytes, identify, parse_end
-from zstore.shards.batch import decode_batches
+from zstore.shards.batch import decode_batches, read_plain
 from zstore.storage.base import Handle, Storage
 
 T = TypeVar("T")
@@ -96,8 +96,11 @@ class ShardFile:
 
     def chunks_into(self, chunks: Int64s, out: Array, places: Int64s) -> None:
         """The same for many chunks, into ``out`` (uint8, contiguous) at these places."""
-        size = self._chunk_bytes
-        done = decode_batches(self.handle, self.end, self._codec, self._longest, chunks, out, places, size)
+        size, handle, end = self._chunk_bytes, self.handle, self.end
+        if self._codec.fixed:
+            done = read_plain(handle, end, end.rows // self._field.chunk_rows, chunks, out, places, size)
+        else:
+            done = decode_batches(handle, end, self._codec, self._longest, chunks, out, places, size)
         for chunk, at in zip(chunks[done:].tolist(), places[done:].tolist(), strict=True):
             self.chunk_into(chunk, out[at:at + size])
 

@@ -21,16 +21,19 @@ import numpy.typing as npt
 
 from zstore.storage.limits import available_memory
 
-__all__ = ["PAGE", "Bytes", "Range", "available_memory", "private", "private_pages", "release", "shared", "shared_slots"]
+__all__ = ["HUGE", "PAGE", "Bytes", "Range", "available_memory", "private", "private_pages", "release", "shared",
+           "shared_slots"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 PAGE: int = mmap.PAGESIZE
+HUGE = 1 << 21              # a huge page of most machines
 
 _NONE, _READ, _WRITE = 0, 1, 2
 _SHARED, _PRIVATE, _FIXED = 0x01, 0x02, 0x10
 _ANONYMOUS, _NORESERVE = (0x1000, 0x40) if sys.platform == "darwin" else (0x20, 0x4000)
 _FAILED = ctypes.c_void_p(-1).value
+_BY_HUGE_PAGES, _POPULATE_READ = 14, 22     # of Linux alone
 
 
 def _libc(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | None:
@@ -46,6 +49,7 @@ def _libc(name: str, result: Any, *arguments: Any) -> Callable[..., Any] | None:
 _mmap = _libc("mmap", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
               ctypes.c_int64)
 _munmap = _libc("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+_madvise = _libc("madvise", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def _map(address: int | None, length: int, protection: int, flags: int, descriptor: int = -1, offset: int = 0) -> int:
@@ -75,9 +79,10 @@ class Range:
             raise ValueError(f"cannot reserve {nbytes} bytes")
         self.nbytes = nbytes
         self._reserved = _whole_pages(nbytes)
-        self._address = _map(None, self._reserved, _NONE, _PRIVATE | _ANONYMOUS | _NORESERVE)
+        first = _map(None, self._reserved + HUGE, _NONE, _PRIVATE | _ANONYMOUS | _NORESERVE)
+        self._address = -(-first // HUGE) * HUGE        # a huge page lies at a multiple of its size
         # Not at exit: a daemon thread may still read then, and the pages go with the process anyway.
-        weakref.finalize(self, _unmap, self._address, self._reserved).atexit = False
+        weakref.finalize(self, _unmap, first, self._reserved + HUGE).atexit = False
 
     def map_file(self, descriptor: int, offset_in_file: int, at: int, length: int) -> None:
         """Map a file's bytes, read-only, at the offset ``at`` of the range; the descriptor may be closed afterwards.
@@ -95,6 +100,20 @@ class Range:
         """Map zeroed private pages, to be filled through ``writable``, at the offset ``at``. Errors as ``map_file``."""
         self._check(at, length)
         self._place(at, length, _READ | _WRITE, _PRIVATE | _ANONYMOUS, -1, 0)
+
+    def huge(self, at: int, length: int) -> None:
+        """Ask for huge pages in this part, where the system has them and its places allow."""
+        self._advise(at, length, _BY_HUGE_PAGES)
+
+    def bring(self, at: int, length: int) -> None:
+        """Have all pages of this mapped part here when it returns, in one call and not one fault after another. Nothing where
+        the system can't; what can't be read says so when it is touched."""
+        self._advise(at, length, _POPULATE_READ)
+
+    def _advise(self, at: int, length: int, advice: int) -> None:
+        self._check(at, length)
+        if _madvise is not None and sys.platform == "linux":
+            _madvise(self._address + at, length, advice)
 
     def array(self) -> Bytes:
         """The whole range, (nbytes,) uint8, read-only, no copy; it and its views keep the range alive."""

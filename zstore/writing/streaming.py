@@ -14,6 +14,7 @@ from zstore.errors import Corrupt
 from zstore.format.checksum import crc32c
 from zstore.format.layout import run_name
 from zstore.format.run import MAGIC, Entries, RunHeader, bytes_of, concat, parse_end, run_end
+from zstore.format.run_blocks import BlockSums
 from zstore.storage.base import Growing, Storage
 
 STEP = 2**12                # entries between two keys that a source knows by heart
@@ -84,25 +85,27 @@ def write_merged(storage: Storage, sources: list[Source], header: RunHeader, run
     if growing is None:
         return False
     try:
-        crc = _write(growing, sources, header, go_on)
+        crc, sums = _write(growing, sources, header, go_on)
     except BaseException:
         growing.discard()
         raise
-    storage.replace(growing.finish([run_end(header, crc)]), run_name(run))
+    storage.replace(growing.finish([run_end(header, crc, sums)]), run_name(run))
     return True
 
 
-def _write(growing: Growing, sources: list[Source], header: RunHeader, go_on: Callable[[], None]) -> int:
+def _write(growing: Growing, sources: list[Source], header: RunHeader, go_on: Callable[[], None]) -> tuple[int, BlockSums]:
     for source in sources:
         source.check(go_on)
     growing.add([MAGIC])
-    crc, pieces = crc32c(MAGIC), cut(sources)
+    crc, sums, pieces = crc32c(MAGIC), BlockSums(), cut(sources)
+    sums.add(MAGIC)
     for column in ("key", "address", "epoch", *(["check"] if header.strings else [])):
         for part in _sorted(sources, pieces, column, go_on):
             data = bytes_of(part)
             growing.add([data])
             crc = crc32c(data, crc)
-    return crc
+            sums.add(data)
+    return crc, sums
 
 
 def cut(sources: list[Source]) -> list[list[int]]:
