@@ -21,9 +21,10 @@ FLOORS: list[dict[str, tuple[str, ...]]] = [
     {"errors": ("errors",), "_typing": ("_typing",), "notices": ("notices",),
      "threads": ("threads",), "forklock": ("forklock",)},       # know nothing of stores
     {"format": ("format",), "storage": ("storage",)},
-    {"shards": ("shards",), "cache": ("cache", "arena", "wanted"), "ids": ("ids",), "rows": ("rows",), "tables": ("tables",)},
+    {"shards": ("shards",), "cache": ("cache", "arena", "wanted"), "ids": ("ids",), "rows": ("rows",),
+     "tables": ("tables", "probing")},
     {"mapping": ("mapping", "mapped", "chunks"), "index": ("index", "runs")},
-    {"view": ("view", "view_keys", "view_rows"), "commits": ("commits",)},
+    {"view": ("view", "view_keys", "view_rows", "view_coverage", "view_dataset"), "commits": ("commits",)},
     {"writer": ("writer", "writing"), "reader": ("reader",)},
     {"maintenance": ("maintenance",)},
     {"demo": ("demo",), "train": ("train",), "embed": ("embed",), "search": ("search",), "convert": ("convert",)},
@@ -43,7 +44,10 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "crc32c": ("format.checksum",),
     "ml_dtypes": ("format.dtypes",),
     "tqdm": ("cli",),
-    "torch": ("demo", "view"),      # view: only when a tensor is asked for, see test_torch_is_imported_only_for_a_tensor
+    # The views: only when a tensor is asked for, see test_torch_is_imported_only_for_a_tensor.
+    "torch": ("demo", "view", "view_dataset", "train"),
+    "transformers": ("train.hf_callback",),
+    "lightning": ("train.lightning", "train.lightning_resume"),
     "sklearn": ("demo",),
     "matplotlib": ("demo",),
     "zarr": ("testing",),           # to read as strangers do
@@ -202,8 +206,8 @@ def test_a_foreign_package_has_one_home() -> None:
 
 def test_torch_is_imported_only_for_a_tensor() -> None:
     outside = [(a.module, a.function) for m in MODULES for a in imports_of(m)
-               if a.target.partition(".")[0] == "torch" and room_of(m) != "demo"]
-    assert outside in ([], [("view", "torch")])
+               if a.target.partition(".")[0] == "torch" and room_of(m) not in ("demo", "train")]
+    assert sorted(set(outside)) == [("view", "torch"), ("view_dataset", "_samples")]
 
 
 def test_owners_and_floors_are_not_stale() -> None:

@@ -34,7 +34,7 @@ def test_extras_that_messages_name_exist() -> None:
 
 def test_all_has_every_extra_of_users() -> None:
     (everything,) = EXTRAS["all"]
-    for_developers = {"all", "core-test", "test", "bench", "dev"}
+    for_developers = {"all", "core-test", "test", "train-test", "bench", "dev"}
     assert set(everything.removeprefix("zstore[").removesuffix("]").split(",")) == set(EXTRAS) - for_developers
 
 

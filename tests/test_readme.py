@@ -15,6 +15,7 @@ from zstore.cli.main import COMMANDS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]*?) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
+GUIDE = (ROOT / "docs" / "record-your-training.md").read_text(encoding="utf-8")
 BLOCKS = [pytest.param(m["code"], m["why"], id=f"block-{n}") for n, m in enumerate(BLOCK.finditer(README))]
 
 
@@ -57,6 +58,29 @@ assert len(small) == 2997 and (small.find(["doc-17", "doc-3"]) >= 0).tolist() ==
     quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
     done = run_python(str(BLOCKS[0].values[0]) + quiet + house + checks, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_guides_blocks_run_one_after_the_other(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    code = "\n".join(m["code"] for m in BLOCK.finditer(GUIDE) if m["why"] is None)
+    checks = """
+assert run.coverage([s["id"] for s in samples])[1].exact and last.field("loss").shape == (200,)
+assert all(c.exact for c in zstore.Reader("runs/b.zarr").coverage([s["id"] for s in samples]).values())
+assert len(zstore.Reader("runs/b.zarr")) == 600 and zstore.Reader("runs/kept.zarr").epochs.tolist() == [0, 1, 2]
+assert zstore.Reader("runs/probe.zarr").field("label").shape == (50,) and vectors.shape == (50, 24)
+assert nearest.shape == (200, 5)
+"""
+    # A resumed run says which rows it cut, aloud: it is to.
+    quiet = "import warnings\nwarnings.filterwarnings('ignore', message='.*rolled back')\n"
+    done = run_python(quiet + code + checks, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_guides_three_lines_are_three_and_those_of_the_example() -> None:
+    (diff,) = re.findall(r"```diff\n(.*?)```", GUIDE, re.DOTALL)
+    added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
+    example = (ROOT / "examples" / "sentence_transformers_finetuning.py").read_text(encoding="utf-8")
+    assert added == re.findall(r"^(.*?)  # zstore$", example, re.MULTILINE) and len(added) == 3
 
 
 def test_the_readme_has_blocks_that_run() -> None:

@@ -236,7 +236,8 @@ def test_ids_of_the_other_kind_are_refused(run: zstore.Reader, ids: Any) -> None
         assert not isinstance(caught.value, zstore.ZStoreError)
 
 
-@pytest.mark.parametrize("epoch", [1.0, "1", [0.5], [[0]], object()], ids=["1.0", "text", "list of floats", "nested list", "object"])
+@pytest.mark.parametrize("epoch", [1.0, "1", [0.5], [[0]], object()],
+                         ids=["1.0", "text", "list of floats", "nested list", "object"])
 def test_epochs_that_are_none(run: zstore.Reader, epoch: Any) -> None:
     with pytest.raises(TypeError, match="epoch is None, one int or a list of ints"):
         run.get("s1", epoch=epoch)

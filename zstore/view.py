@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -18,6 +18,8 @@ from zstore.index import KeyIndex
 from zstore.mapping import Column
 from zstore.rows import Rows
 from zstore.storage.limits import available_memory
+from zstore.view_coverage import Coverage, cover, expected_ids
+from zstore.view_dataset import ViewDataset
 from zstore.view_keys import fetch, find_rows, one_per_id
 from zstore.view_rows import index_rows
 
@@ -164,6 +166,24 @@ class View:
         if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
             raise ValueError(f"the size of a batch is {size!r}; it must be a positive int")
         return self._batches(snapshot, rows, size)
+
+    def coverage(self, expected: Any = None, *, epochs: Sequence[int] | None = None) -> dict[int, Coverage]:
+        """What each epoch (of ``epochs``, or of the view) holds of the expected ids: missing, twice, unknown.
+
+        ``expected``: ids, or an int n for 0..n-1; None looks for ids that come twice alone. An epoch without rows misses
+        all. Reads the ids of these epochs; ValueError or TypeError for ids of the other kind than the store's."""
+        snapshot, rows, _ = self._now()
+        wanted = expected_ids(expected, snapshot.schema.fields[IDS].is_string)
+        asked = self.epochs.tolist() if epochs is None else [_whole(epoch) for epoch in epochs]
+        return {epoch: cover(epoch, View(snapshot, rows.within(snapshot.index.epoch_addresses(epoch))).field(IDS), wanted)
+                for epoch in asked}
+
+    def dataset(self, *fields: str) -> ViewDataset:
+        """A map-style dataset for torch's DataLoader: tuples of these fields by row, of one field its values; without
+        fields, the vectors. Safe in forked and spawned workers."""
+        for name in fields:
+            self._column(name)
+        return ViewDataset(self, fields or (VECTORS,))
 
     def torch(self) -> Any:
         """The vectors as a torch tensor, (n, *shape), of the same dtype, sharing their memory. **Do not write to it**:

@@ -75,7 +75,7 @@ class Writer:
                                       rows_per_shard=rows_per_shard)
         clock = Clock(commit_every_s, self)
         self._storage = open_storage(url, storage_options)
-        self.url = self._storage.url
+        self.url, self.storage_options = self._storage.url, storage_options
         self.token = session or secrets.token_hex(16)
         self._shared = session is not None
         self._request = Request(self.token, member, at, takeover, self._options.attrs)
@@ -83,6 +83,7 @@ class Writer:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = self._appended = False
+        self.begun = at is not None         # where it stands is settled: so `at` said, or rows were appended
         self._core: Committer | None = None
         self._crew: Crew | None = None
         self._conductor: Crew | None = None         # commits run on its one thread, where no interrupt can part them
@@ -129,7 +130,7 @@ class Writer:
             batch = core.pipeline.batches.read(ids, vectors, epoch, fields)
             if batch is not None:
                 core.pipeline.append(batch)
-                self._appended = True
+                self._appended = self.begun = True
 
     def commit(self, *, tag: str | None = None, meta: Any = None) -> Commit | None:
         """Make everything appended so far durable and visible, atomically, and give its version.
