@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import finetune
+from benchmarks import finetune, finetune_ways
 from benchmarks.__main__ import main
 
 torch = pytest.importorskip("torch")
@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_what_the_file_holds(tmp_path: Path) -> None:
 
 
 def test_who_keeps_other_values_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finetune.Files, "read", lambda self: np.zeros((8, finetune.DIM), np.float32))
+    monkeypatch.setattr(finetune_ways.Files, "read", lambda self: np.zeros((8, finetune_ways.DIM), np.float32))
     with pytest.raises(AssertionError, match=r"np\.save per step holds other values"):
         main(["finetune", *TOY, "--only", "np.save per step", "--url", str(tmp_path)])
 
@@ -65,10 +65,10 @@ def args_of(argv: list[str]) -> Any:
 
 
 def test_who_disturbs_the_training_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = finetune.ZStore.keep
+    whole = finetune_ways.ZStore.keep
 
-    def disturbing(self: finetune.ZStore, *given: Any) -> None:
+    def disturbing(self: finetune_ways.ZStore, *given: Any) -> None:
         torch.rand(1)
         whole(self, *given)
-    monkeypatch.setattr(finetune.ZStore, "keep", disturbing)
+    monkeypatch.setattr(finetune_ways.ZStore, "keep", disturbing)
     assert not finetune.same_bits(args_of(TOY), str(tmp_path), steps=2)

@@ -57,7 +57,7 @@ class Delivery:
             if direct and not any(map(is_on_device, (ids, epoch, *values.values()))):
                 self._append(ids, values, epoch, keep)
             else:
-                self._queue(ids, values, epoch)
+                self._queue(ids, values, epoch, keep)
         self.tell()
 
     def _append(self, ids: Any, values: dict[str, Any], epoch: Any, keep: bool) -> None:
@@ -69,17 +69,21 @@ class Delivery:
                 self._note(error)
                 return
             if keep and isinstance(error, OSError) and not isinstance(error, ZStoreError):
-                self._queue(ids, values, epoch)
+                self._queue(ids, values, epoch, keep)
             raise
         self._taken += len(ids)
 
-    def _queue(self, ids: Any, values: dict[str, Any], epoch: Any) -> None:
+    def _queue(self, ids: Any, values: dict[str, Any], epoch: Any, keep: bool) -> None:
         if self._ring is None:
             self._ring = Ring([Slot() for _ in range(self._size)], self._sink)
         slot = self._ring.free()
         if slot is None and self._on_full == "block":
             self._ring.wait_for_room()
-            self._raise_problem()
+            try:
+                self._raise_problem()
+            except BaseException:
+                self._left_out += len(ids) if keep else 0       # nobody can pass it again
+                raise
             slot = self._ring.free()
         if slot is None:
             self._left_out += len(ids)
