@@ -37,6 +37,8 @@ def over_rounds(rounds: list[dict[str, float]], figure: Figure) -> dict[str, Any
 
 
 def ratio_to(rounds: list[float], others: list[float], figure: Figure) -> float:
-    """How many times better than the other, as the median over rounds: 2.0 is twice as good whichever way is better."""
-    pairs = list(zip(rounds, others, strict=False))
+    """How many times better than the other, as the median over rounds: 2.0 is twice as good whichever way is better. Shares
+    that are added to something compare what they come to with it: they may be nothing, or less."""
+    whole = 100 if figure.unit == "%" else 0
+    pairs = [(a + whole, b + whole) for a, b in zip(rounds, others, strict=False)]
     return statistics.median((a / b if figure.more_is_better else b / a) for a, b in pairs)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import compare, contenders, embeddings, part, plot, process, report, table
 from benchmarks.contender import Missing
 from benchmarks.data import Data, fold, load
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, ratio_to
 from benchmarks.run import Options, Run
 from benchmarks.scenarios import NAMES, SCENARIOS
 
@@ -168,3 +168,9 @@ def test_a_plot_shows_every_contender(tmp_path: Path) -> None:
     result = Run("append", toy(stores)).result()
     plot.draw(result, tmp_path / "a.svg")
     assert (tmp_path / "a.svg").stat().st_size > 5_000
+
+
+def test_a_share_that_is_less_than_nothing_has_a_ratio() -> None:
+    share, pace = Figure("step time, share added", "%"), Figure("rows", "rows/s", more_is_better=True)
+    assert ratio_to([0.0], [-50.0], share) == pytest.approx(0.5)        # a step twice as long
+    assert ratio_to([20.0], [10.0], pace) == pytest.approx(2.0)
