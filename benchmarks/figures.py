@@ -41,4 +41,9 @@ def ratio_to(rounds: list[float], others: list[float], figure: Figure) -> float:
     that are added to something compare what they come to with it: they may be nothing, or less."""
     whole = 100 if figure.unit == "%" else 0
     pairs = [(a + whole, b + whole) for a, b in zip(rounds, others, strict=False)]
-    return statistics.median((a / b if figure.more_is_better else b / a) for a, b in pairs)
+    return statistics.median(_over(a, b) if figure.more_is_better else _over(b, a) for a, b in pairs)
+
+
+def _over(one: float, other: float) -> float:
+    """Of nothing, such as no requests at all, twice is as much as once."""
+    return 1.0 if one == other else one / other if other else float("inf")

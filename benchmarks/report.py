@@ -128,13 +128,13 @@ def _value(result: dict[str, Any], figure: Figure, name: str) -> str:
 
 
 def losses(results: dict[str, dict[str, Any]]) -> str:
-    """Every figure in which somebody, durable or not, is better than the better of zstore raw and lossless."""
+    """Every figure in which somebody as durable is better than the better of zstore raw and lossless."""
     found = []
     for scenario, result in results.items():
         for known in result["figures"]:
             figure = Figure(**known)
             mine = best_of(result, figure, [n for n in (RAW, LOSSLESS) if n in result["contenders"]])
-            best = best_of(result, figure, [n for n in result["contenders"] if not n.startswith("zstore")])
+            best = best_of(result, figure, [n for compressed in (False, True) for n in peers(result, compressed)])
             if mine and best and ratio(result, figure, best, mine) > 1.02:
                 found.append(f"{scenario.replace('_', ' ')}, {figure.name} ({best} {ratio(result, figure, best, mine):.2g} ×)")
     return "zstore loses in: " + ("; ".join(found) if found else "nothing that was measured") + "."

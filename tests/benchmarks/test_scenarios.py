@@ -174,3 +174,5 @@ def test_a_share_that_is_less_than_nothing_has_a_ratio() -> None:
     share, pace = Figure("step time, share added", "%"), Figure("rows", "rows/s", more_is_better=True)
     assert ratio_to([0.0], [-50.0], share) == pytest.approx(0.5)        # a step twice as long
     assert ratio_to([20.0], [10.0], pace) == pytest.approx(2.0)
+    requests = Figure("requests", "requests")
+    assert ratio_to([0.0], [0.0], requests) == 1.0 and ratio_to([0.0], [3.0], requests) == float("inf")
