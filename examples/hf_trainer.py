@@ -20,7 +20,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from zstore.train import Recorder, attach  # zstore
 
@@ -59,8 +58,10 @@ trainer = Trainer(
 )
 recorder = Recorder(args.out / "run.zarr", dtype="float16")  # zstore
 attach(trainer, recorder, model.bert.pooler)  # zstore
-args.out.joinpath("checkpoints").mkdir(parents=True, exist_ok=True)
-trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.out / "checkpoints")))
+# Whoever is killed within a save leaves a folder without trainer_state.json, which resume_from_checkpoint=True would take.
+whole = [path.parent for path in args.out.glob("checkpoints/checkpoint-*/trainer_state.json")]
+last = max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
+trainer.train(resume_from_checkpoint=last and str(last))
 
 # ---- afterwards: what the run has recorded, one row per docstring and epoch ----
 import numpy as np  # noqa: E402

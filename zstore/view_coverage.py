@@ -32,7 +32,7 @@ class Coverage:
         """Every expected id once, and no other."""
         return not (len(self.missing) or len(self.twice) or len(self.unknown))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = [f"{len(found)} {name} ({', '.join(map(str, found[:SHOWN]))}{', ...' if len(found) > SHOWN else ''})"
                  for name, found in (("missing", self.missing), ("twice", self.twice), ("unknown", self.unknown)) if len(found)]
         return f"epoch {self.epoch}: {self.rows} rows, " + (", ".join(parts) or "each once")

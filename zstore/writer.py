@@ -99,6 +99,11 @@ class Writer:
         self._clock = clock
         clock.start()
 
+    @property
+    def uncommitted(self) -> int:
+        """Rows that were appended and that no commit is known to name; behind a close, those that it could not commit."""
+        return 0 if self._core is None else self._core.pipeline.uncommitted
+
     # -- writing -----------------------------------------------------------------------------------------------
 
     def append(self, ids: Any, vectors: Any, *, epoch: Any = 0, **fields: Any) -> None:
@@ -131,6 +136,14 @@ class Writer:
             if batch is not None:
                 core.pipeline.append(batch)
                 self._appended = self.begun = True
+
+    def check(self, ids: Any, vectors: Any, epoch: Any, fields: Mapping[str, Any], *, at: Any = None) -> None:
+        """Raise what ``append`` of this batch would raise at the door, and take nothing. ``at``: as the store would be after a
+        rollback to there. Says nothing where there is no store yet."""
+        self._check_usable()
+        if self._core is not None:
+            schema = self._core.schema if at is None else self._log.schema_of(self._log.resolve(at))
+            Door(schema).read(ids, vectors, epoch, fields)
 
     def commit(self, *, tag: str | None = None, meta: Any = None) -> Commit | None:
         """Make everything appended so far durable and visible, atomically, and give its version.

@@ -228,13 +228,14 @@ def test_what_would_overflow_is_refused_and_not_made_an_infinity(url: str) -> No
 def test_a_sequence_per_sample_is_kept_whole(url: str) -> None:
     x = torch.randn(12, 7, 5)
     layer = nn.Linear(5, 3)
-    with Recorder(url) as recorder:
-        recorder.watch(layer)
-        with recorder.batch(IDS):
-            layer(x)
-        with pytest.raises(ValueError, match=r"of shape \(9, 3\) per row, but the store holds \(7, 3\)"), \
-                recorder.batch(IDS):
-            layer(torch.randn(12, 9, 5))
+    recorder = Recorder(url)
+    recorder.watch(layer)
+    with recorder.batch(IDS):
+        layer(x)
+    with pytest.raises(ValueError, match=r"of shape \(9, 3\) per row, but the store holds \(7, 3\)"), recorder.batch(IDS):
+        layer(torch.randn(12, 9, 5))
+    with pytest.warns(UserWarning, match="12 rows were dropped"):
+        recorder.close()
     same(rows(url), plain(layer, x))
 
 

@@ -348,6 +348,41 @@ def test_a_stream_that_ends_before_its_steps_begins_a_new_epoch(encoder: Path, t
     assert {epoch: sum(key[0] == epoch for key in found["keys"]) for epoch in (0, 1, 2)} == {0: 22, 1: 22, 2: 16}
 
 
+@pytest.mark.parametrize(("at", "known", "epochs"), [
+    (4, {0: 22, 1: 22, 2: 16}, ""),                         # in the first pass: nothing happened
+    (8, {0: 22, 1: 8, 2: 22, 3: 8}, "epoch 1 stays as far as it came, and the next pass is epoch 2"),
+    (15, {0: 22, 1: 22, 2: 12, 3: 4}, "")])                 # done; the Trainer takes one more step
+def test_a_stream_that_is_resumed_gives_no_key_twice(at: int, known: dict[int, int], epochs: str, encoder: Path,
+                                                     tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    stream = Dataset.from_list(runs.hf_samples(AutoTokenizer.from_pretrained(encoder))).to_iterable_dataset()
+    out, url = tmp_path / "out", str(tmp_path / "run.zarr")
+
+    def trainer(**more: Any) -> Any:
+        return runs.hf_trainer(out, encoder, stream, **{"max_steps": 16, "gradient_accumulation_steps": 1, "save_steps": 1,
+                                                        **more})
+    record(trainer(max_steps=15) if at == 15 else trainer(), url)
+    again = trainer(max_steps=15) if at == 15 else trainer()
+    with Recorder(url) as recorder, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        attach(again, recorder, pooler(again))
+        again.train(resume_from_checkpoint=str(out / f"checkpoint-{at}"))
+    found = [str(warning.message) for warning in told if "the training data has no length" in str(warning.message)]
+    assert len(found) == bool(epochs) and all(epochs in text for text in found)
+    keys = rows_of(url)["keys"]
+    assert len(set(keys)) == len(keys)
+    assert {epoch: sum(key[0] == epoch for key in keys) for epoch in {key[0] for key in keys}} == known
+    if epochs:          # and again, in a pass that the Trainer of that process counts as its second
+        third = trainer(max_steps=20)
+        with Recorder(url) as recorder, pytest.warns(UserWarning, match="epoch 2 stays .* the next pass is epoch 3"), \
+                pytest.warns(UserWarning, match="rolled back"):
+            attach(third, recorder, pooler(third))
+            third.train(resume_from_checkpoint=str(out / "checkpoint-12"))
+        keys = rows_of(url)["keys"]
+        assert len(set(keys)) == len(keys) and {epoch for epoch, _ in keys} == {0, 1, 2, 3, 4}
+
+
 def test_other_names_numbers_as_ids_and_rows_that_are_counted(encoder: Path, tmp_path: Path) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -400,6 +435,55 @@ def test_one_clear_message(more: dict[str, Any], how: dict[str, Any], says: str,
     assert not (tmp_path / "run.zarr").exists()
 
 
+class OwnLoader:
+    """Beside Trainer: a loader with a collator of its own."""
+
+    def get_train_dataloader(self: Any) -> Any:
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=4, collate_fn=lambda samples: self.batch(
+            {"input_ids": torch.tensor([sample["input_ids"][:3] for sample in samples]),
+             "labels": torch.tensor([sample["labels"] for sample in samples])}))
+
+
+@pytest.mark.parametrize(("batch", "says"), [
+    (lambda batch: batch, r"batch \(input_ids, labels\) comes without ids, .*build it with collate_fn=self.data_collator"),
+    (lambda batch: (batch["input_ids"], batch["labels"]), "the collator gives a (tuple|list), which has no place for ids"),
+])
+def test_a_loader_of_ones_own_has_to_use_the_trainers_collator(batch: Any, says: str, encoder: Path, tmp_path: Path) -> None:
+    trainer = runs.hf_trainer(tmp_path / "out", encoder, save_strategy="no", max_steps=3)
+    plain = type(trainer)
+    trainer.__class__ = type("Own", (OwnLoader, plain), {})
+    trainer.batch = batch
+    with pytest.raises(ValueError, match=says):
+        record(trainer, str(tmp_path / "run.zarr"))
+    again = runs.hf_trainer(tmp_path / "out", encoder, save_strategy="no", max_steps=3)
+    again.__class__ = type("Own", (plain,), {"get_train_dataloader": lambda self: torch.utils.data.DataLoader(
+        self.train_dataset, batch_size=4, collate_fn=self.data_collator)})
+    record(again, str(tmp_path / "run.zarr"))
+    assert len(rows_of(str(tmp_path / "run.zarr"))["keys"]) == 22
+
+
+@pytest.mark.parametrize(("expected", "says"), [(runs.SAMPLES, "this store's ids are strings: pass the ids themselves"),
+                                                ([1, 2], "ids are strings and the id 1 is an integer")])
+def test_what_is_expected_is_looked_at_before_the_first_row(expected: Any, says: str, encoder: Path, tmp_path: Path) -> None:
+    trainer = runs.hf_trainer(tmp_path / "out", encoder)
+    with pytest.raises(ValueError, match=says):
+        record(trainer, str(tmp_path / "run.zarr"), expected=expected)
+    assert trainer.state.global_step == 0 and not (tmp_path / "run.zarr").exists()
+
+
+@pytest.mark.parametrize("at", [2, 9])      # in the middle, and when all is done
+def test_a_store_that_is_gone_is_told_before_the_first_step(at: int, encoder: Path, tmp_path: Path) -> None:
+    out, url = tmp_path / "out", str(tmp_path / "run.zarr")
+    record(runs.hf_trainer(out, encoder, save_steps=1), url)
+    shutil.rmtree(url)
+    trainer = runs.hf_trainer(out, encoder)
+    with Recorder(url) as recorder:
+        assert attach(trainer, recorder, pooler(trainer)) is recorder
+        with pytest.raises(zstore.errors.BehindCheckpoint, match=r"names version \d+ \(commit \w+\), but there is no store"):
+            trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{at}"))
+    assert trainer.state.global_step == at and not Path(url).exists()
+
+
 def test_predicting_gives_no_row_and_the_model_no_ids(encoder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
     trainer = runs.hf_trainer(tmp_path / "out", encoder, max_steps=3, save_strategy="no")
@@ -407,6 +491,8 @@ def test_predicting_gives_no_row_and_the_model_no_ids(encoder: Path, tmp_path: P
     unlabelled = [{k: v for k, v in sample.items() if k != "labels"}
                   for sample in runs.hf_samples(AutoTokenizer.from_pretrained(encoder))]
     assert trainer.predict(PlainData(unlabelled)).predictions.shape == (runs.SAMPLES, 2)
+    batch = next(iter(trainer.get_eval_dataloader(PlainData(runs.hf_samples(AutoTokenizer.from_pretrained(encoder))))))
+    assert float(trainer.compute_loss(trainer.model.train(), batch).detach()) > 0       # by hand, when nothing trains
     assert len(rows_of(str(tmp_path / "run.zarr"))["keys"]) == 22
 
 
@@ -424,6 +510,10 @@ def test_a_second_train_wants_a_new_recorder(encoder: Path, tmp_path: Path) -> N
         trainer.train()
         with pytest.raises(ValueError, match=r"attach\(trainer, Recorder\(...\)\) anew"):
             trainer.train()
+        for again in (trainer, runs.hf_trainer(tmp_path / "other", encoder, max_steps=3)):
+            attach(again, recorder)
+            with pytest.raises(ValueError, match="this recorder has seen a training begin already"):
+                again.train()
     record(trainer, str(tmp_path / "b.zarr"))
     assert len(rows_of(str(tmp_path / "a.zarr"))["keys"]) == len(rows_of(str(tmp_path / "b.zarr"))["keys"]) == 22
 

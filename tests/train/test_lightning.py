@@ -208,6 +208,94 @@ def test_skipped_batches_leave_no_row(tmp_path: Path) -> None:
     assert {name for name, _ in rows_of(tmp_path / "a.zarr")} == {*IDS[:4], *IDS[8:16]}
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_skipped_batch_in_which_another_callback_saves(tmp_path: Path) -> None:
+    class Skips(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+    class Early(Callback):      # type: ignore[misc]
+        def on_train_batch_end(self, run: Any, *rest: Any) -> None:
+            run.save_checkpoint(tmp_path / "early.ckpt")
+
+    trainer(Early(), RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id"), max_epochs=1).fit(Skips(), loader())
+    assert {name for name, _ in rows_of(tmp_path / "a.zarr")} == {*IDS[:4], *IDS[8:]}
+
+
+def test_a_validation_step_may_give_a_tensor(tmp_path: Path) -> None:
+    class Gives(Model):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.encoder(batch["x"])
+
+        test_step = validation_step
+
+    validated, tested = (RecorderCallback(tmp_path / f"{stage}.zarr", "encoder", ids="id", stage=stage)     # type: ignore[arg-type]
+                         for stage in ("validate", "test"))
+    run, model = trainer(validated, tested, max_epochs=1), Gives()
+    run.fit(model, loader(), loader())
+    run.test(model, loader(), verbose=False)
+    assert len(rows_of(tmp_path / "validate.zarr")) == len(rows_of(tmp_path / "test.zarr")) == SAMPLES
+
+
+def test_the_model_has_no_hook_outside_a_fit_and_may_be_another_one(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "a.zarr") as recorder:
+        run = trainer(RecorderCallback(recorder, LAYERS, ids="id"), max_epochs=1)
+        for epochs in (1, 2, 3):
+            run.fit_loop.max_epochs = epochs
+            model = Model()
+            run.fit(model, loader())
+            assert not model.encoder._forward_hooks and not model.head._forward_hooks
+    rows = rows_of(tmp_path / "a.zarr")
+    assert len(rows) == 3 * SAMPLES
+    for name, row in model.seen.items():
+        assert rows[name][1] == row.numpy().tobytes()
+
+
+def test_a_module_that_is_made_for_the_fit_is_the_one_that_is_watched(tmp_path: Path) -> None:
+    class Late(Model):
+        def configure_model(self) -> None:
+            self.encoder = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+
+    trainer(RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id"), max_epochs=1).fit(Late(), loader())
+    assert len(rows_of(tmp_path / "a.zarr")) == SAMPLES
+
+
+class Stops(Callback):      # type: ignore[misc]
+    """An error, once, at the end of a batch."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch: int | None = batch
+
+    def on_train_batch_start(self, run: Any, model: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.batch:
+            self.batch = None
+            raise RuntimeError("stopped")
+
+
+def test_a_fit_that_failed_before_its_first_row_has_not_begun(tmp_path: Path) -> None:
+    url = tmp_path / "a.zarr"
+    trainer(RecorderCallback(url, "encoder", ids="id"), max_epochs=1).fit(Model(), loader())
+    callback = RecorderCallback(url, "encoder", ids="id")
+    run = trainer(Stops(0), callback, max_epochs=1)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run.fit(Model(), loader())
+    with pytest.warns(UserWarning, match="24 rows are cut"):
+        trainer(callback, max_epochs=1).fit(Model(), loader())
+    assert len(rows_of(url)) == SAMPLES
+
+
+def test_a_resumed_fit_with_nothing_left_keeps_the_rows_for_the_next_fit(tmp_path: Path) -> None:
+    url, last = tmp_path / "a.zarr", tmp_path / "last.ckpt"
+    run = trainer(RecorderCallback(url, "encoder", ids="id"), max_epochs=1)
+    run.fit(Model(), loader())
+    run.save_checkpoint(last)
+    run, model = trainer(RecorderCallback(url, "encoder", ids="id"), max_epochs=1), Model()
+    run.fit(model, loader(), ckpt_path=last)
+    run.fit_loop.max_epochs = 2
+    run.fit(model, loader())
+    assert len(rows_of(url)) == 2 * SAMPLES
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 def test_an_id_that_the_batch_lacks_names_the_setting_and_the_fix(tmp_path: Path) -> None:
@@ -223,6 +311,53 @@ def test_a_submodule_that_is_not_there_is_told_with_those_that_are(tmp_path: Pat
         RecorderCallback(tmp_path / "a.zarr", ids="id")
     with pytest.raises(ValueError, match="stage must be one of"):
         RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id", stage="predict")     # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("manual", [True, False])
+def test_a_module_that_never_runs_is_told(tmp_path: Path, manual: bool) -> None:
+    class Spare(Validated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.automatic_optimization = nn.Linear(2, 2), not manual
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if manual:
+                self.manual_backward(loss)
+                self.optimizers().step()
+
+    url = tmp_path / "a.zarr"
+    with pytest.warns(UserWarning, match=r"Spare\.spare never ran in the 6 batches of epoch 0, .* name a submodule that"):
+        trainer(RecorderCallback(url, "spare", ids="id"), max_epochs=1).fit(Spare(), loader(), loader())
+    with pytest.raises(RuntimeError, match=r"Spare\.spare did not run"):
+        trainer(RecorderCallback(url, "spare", ids="id", stage="validate")).fit(Spare(), loader(), loader())
+    with pytest.raises(RuntimeError, match=r"Model\.spare did not run"):
+        model = Model()
+        model.spare = nn.Linear(2, 2)
+        trainer(RecorderCallback(url, "spare", ids="id")).fit(model, loader())
+    assert not url.exists()
+
+
+def test_each_trainer_wants_its_own_callback(tmp_path: Path) -> None:
+    url = tmp_path / "a.zarr"
+    with Recorder(tmp_path / "own.zarr") as recorder:
+        for store in (url, recorder):
+            callback = RecorderCallback(store, "encoder", ids="id")
+            trainer(callback, max_epochs=1).fit(Model(), loader())
+            with pytest.raises(ValueError, match=r"has recorded for another Trainer, .* give each Trainer a Rec"):
+                trainer(callback, max_epochs=1).fit(Model(), loader())
+    assert len(rows_of(url)) == len(rows_of(tmp_path / "own.zarr")) == SAMPLES
+
+
+@pytest.mark.filterwarnings("ignore")       # Lightning's and torch's, in the forked processes
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    run = trainer(RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id"), devices=2, strategy="ddp_fork")
+    with pytest.raises(Exception, match=r"ValueError: zstore records one process .*, and this Trainer has 2: Trainer\("):
+        run.fit(Model(), loader())
+    with pytest.raises(ValueError, match="this Trainer has 2"):
+        PredictionWriter(tmp_path / "a.zarr").setup(run, Model(), "predict")
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_an_exception_commits_what_was_recorded(tmp_path: Path) -> None:
@@ -286,6 +421,18 @@ def test_a_checkpoint_after_the_fit_and_one_for_evaluation(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="24 rows are cut"):
         trainer(RecorderCallback(url, "encoder", ids="id"), max_epochs=3).fit(Model(), loader(), ckpt_path=last)
     assert {epoch for _, epoch in rows_of(url)} == {0, 1, 2}
+
+
+def test_a_recorder_that_is_past_a_checkpoint_refuses_it(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "a.zarr") as recorder:
+        run, model = trainer(RecorderCallback(recorder, "encoder", ids="id"), max_epochs=1), Model()
+        run.fit(model, loader())
+        run.save_checkpoint(tmp_path / "first.ckpt")
+        run.fit_loop.max_epochs = 2
+        run.fit(model, loader())
+        with pytest.raises(ValueError, match=r"rows were recorded since this .* give each fit a Recorder"):
+            run.fit(model, loader(), ckpt_path=tmp_path / "first.ckpt")
+    assert len(rows_of(tmp_path / "a.zarr")) == 2 * SAMPLES
 
 
 def test_a_checkpoint_without_a_mark_goes_by_the_rows_steps(tmp_path: Path) -> None:
@@ -409,6 +556,38 @@ def test_a_plain_loader_gives_the_first_batches_again_and_coverage_says_so(tmp_p
 def test_exact_resume_wants_its_sampler_in_the_loader() -> None:
     with pytest.raises(ValueError, match="needs the sampler in the one training loader"):
         trainer(ExactResume(ResumableSampler(SAMPLES, seed=1))).fit(Model(), loader())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_checkpoint_a_fit_begins_its_epoch_at_the_start(tmp_path: Path, workers: int) -> None:
+    sampler = ResumableSampler(SAMPLES, seed=2)
+    data = loader(sampler=sampler, num_workers=workers)
+
+    def fit(stops: int | None) -> int:
+        model = Model()
+        callbacks = [RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id", expected=IDS), ExactResume(sampler)]
+        trainer(*callbacks, *([] if stops is None else [Stops(stops)]), max_epochs=1).fit(model, data)
+        return len(model.losses)
+
+    assert fit(None) == 6
+    with pytest.warns(UserWarning, match="24 rows are cut"):
+        assert fit(None) == 6       # the sampler stood at its epoch's end
+    with pytest.raises(RuntimeError, match="stopped"), pytest.warns(UserWarning, match="24 rows are cut"):
+        fit(2)
+    with pytest.warns(UserWarning, match="8 rows are cut"):
+        assert fit(None) == 6
+    assert len(rows_of(tmp_path / "a.zarr")) == SAMPLES
+
+
+def test_an_epoch_that_an_error_ended_begins_again_and_coverage_says_so(tmp_path: Path) -> None:
+    sampler, model = ResumableSampler(SAMPLES, seed=2), Model()
+    callback = RecorderCallback(tmp_path / "a.zarr", "encoder", ids="id", expected=IDS)
+    run = trainer(callback, ExactResume(sampler), Stops(2), max_epochs=1)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run.fit(model, loader(sampler=sampler))
+    with pytest.warns(UserWarning, match="8 keys .* superseded"), pytest.warns(UserWarning, match="32 rows, 8 twice"):
+        run.fit(model, loader(sampler=sampler))
+    assert len(model.losses) == 2 + 6 and callback.coverage[0].missing.tolist() == []
 
 
 # -- predictions --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,36 @@ def test_ways_to_say_what_a_batch_is(tmp_path: Path) -> None:
         assert head.get(every, epoch=[0, 1, 2, 3], field="y").tolist() == [[n] * 4 for n in range(ROWS)]
 
 
+@pytest.mark.parametrize("kind", ["recorder", "writer"])
+def test_a_pass_that_fails_half_way_leaves_no_row_and_is_made_again(kind: str, tmp_path: Path) -> None:
+    class Loader:
+        """Uses its memory again, and breaks once."""
+
+        broken = False
+
+        def __iter__(self) -> Any:
+            ids, x = torch.zeros(5, dtype=torch.int64), torch.zeros(5, 4)
+            for at in range(0, ROWS, 5):
+                if at == 10 and not self.broken:
+                    self.broken = True
+                    raise OSError("no network")
+                ids[:] = torch.arange(at, at + 5)
+                x[:] = loader().dataset.tensors[1][at:at + 5]
+                yield {"id": ids, "x": x, "y": ids * 2}
+    net, url, batches = nn.Identity(), str(tmp_path / "a.zarr"), Loader()
+    store: Any = Recorder(url) if kind == "recorder" else zstore.Writer(url)
+    with store:
+        if kind == "recorder":
+            store.watch(net)
+        for attempt in range(2):
+            with pytest.raises(OSError, match="no network") if attempt == 0 else nullcontext():
+                assert snapshot(store, net, batches, epoch=0, forward=lambda batch: net(batch["x"]), y="y") == ROWS
+    with zstore.Reader(url) as head:
+        assert head.coverage(ROWS)[0].exact and len(head) == ROWS
+        assert np.array_equal(head.get(range(ROWS)), loader().dataset.tensors[1].numpy())
+        assert head.get(range(ROWS), field="y").tolist() == list(range(0, 2 * ROWS, 2))
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     net = nn.Linear(4, DIM)
     with zstore.Writer(str(tmp_path / "a.zarr")) as writer:
@@ -186,6 +217,12 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="Linear did not run"):
             snapshot(writer, net, loader(), epoch=0, ids=0, module=nn.Linear(1, 1))
         assert net.training
+    with Recorder(str(tmp_path / "c.zarr")) as recorder:
+        recorder.watch(net, field="other")
+        with pytest.raises(ValueError, match='every row has "vectors", and there is only other'):
+            snapshot(recorder, net, loader(), epoch=0, ids=0)
+        with pytest.raises(ValueError, match="other: the model gives this field, and the call sets it too"):
+            snapshot(recorder, net, loader(), epoch=0, ids=0, other=0)
     with pytest.raises(TypeError, match="not to str"):
         snapshot(str(tmp_path / "a.zarr"), net, loader(), epoch=0)      # type: ignore[arg-type]
     with pytest.raises(TypeError, match="would start the store over"):

@@ -20,7 +20,9 @@ from torch import nn
 
 import zstore
 from zstore.errors import Conflict, InDoubt, StaleWriter
-from zstore.train import Recorder
+from zstore.train import Recorder, start
+from zstore.train import recorder as module
+from zstore.train.staging import Slot
 
 
 def vectors(count: int = 2, value: float = 1.0) -> Any:
@@ -135,6 +137,39 @@ def test_a_loss_that_is_not_a_number_is_stored_and_told(url: str) -> None:
             recorder.commit()
     with zstore.Reader(url) as reader:
         assert np.isnan(reader.vectors).all()
+
+
+def test_rows_without_an_id_are_refused(url: str, rows_of: Any) -> None:
+    layer, ids = nn.Linear(3, 3), iter([1, 2])
+    with Recorder(url) as recorder:
+        recorder.append(ids, vectors())
+        for rows in (vectors(), torch.ones(2, 3), vectors().tolist()):
+            with pytest.raises(ValueError, match="0 ids and 2 rows of 'vectors'"):
+                recorder.append(ids, rows, epoch=1)         # read already
+        recorder.watch(layer)
+        with pytest.raises(ValueError, match="gave 4 vectors in this batch, and there are 0 ids"), recorder.batch([]):
+            layer(torch.ones(4, 3))
+        with recorder.batch([]):
+            layer(torch.ones(0, 3))
+        with recorder.batch([], loss=1.0):
+            pass
+        assert recorder.recorded == 2
+    assert set(rows_of(url)) == {(1, 0), (2, 0)}
+
+
+def test_numbers_of_any_kind_and_no_others(url: str) -> None:
+    with Recorder(url) as recorder:
+        recorder.append([0], vectors(1), epoch=torch.tensor(3), step=torch.tensor(7))
+        recorder.append([0], vectors(1), epoch=np.int64(4), step=np.int32(8))
+        for epoch in (torch.tensor(3), np.int64(4)):
+            assert recorder.end_epoch(epoch, expected=1).exact          # type: ignore[arg-type]
+        for wrong in (3.7, "3", np.float32(3)):
+            with pytest.raises(TypeError, match="step is an integer, not"):
+                recorder.append([1], vectors(1), step=wrong)            # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="epoch is an integer, not"):
+                recorder.end_epoch(wrong)                               # type: ignore[arg-type]
+    with zstore.Reader(url) as reader:
+        assert reader.field("step").tolist() == [7, 8]
 
 
 class Gate:
@@ -256,6 +291,147 @@ def test_a_disk_that_refuses_may_be_a_warning(url: str, on_full: Any, error: Exc
         recorder.end_epoch(0, expected=30)
     with pytest.warns(UserWarning, match="not recorded whole; 29 rows"):
         recorder.close()
+
+
+def disk_full(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device")
+
+
+def test_rows_that_no_commit_takes_are_dropped(url: str, monkeypatch: pytest.MonkeyPatch, rows_of: Any) -> None:
+    recorder = Recorder(url, on_error="warn")
+    recorder.append([0], vectors(1))
+    recorder.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(zstore.Writer, "_commit", disk_full)
+        with pytest.warns(UserWarning, match="No space left"):
+            for step in range(1, 20):
+                recorder.append([step], vectors(1))
+                recorder.commit()
+        assert recorder.dropped == 0                        # a later commit may take them
+        with pytest.warns(UserWarning, match="19 rows that were appended .* are not committed"), \
+                pytest.warns(UserWarning, match="not recorded whole; 19 rows were dropped"):
+            recorder.close()
+    assert (recorder.recorded, recorder.dropped, len(rows_of(url))) == (1, 19, 1)
+
+
+def test_a_disk_that_recovers_and_fails_again_is_told_of_again(url: str, monkeypatch: pytest.MonkeyPatch, rows_of: Any) -> None:
+    recorder = Recorder(url, on_error="warn")
+    recorder.append([0], vectors(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(zstore.Writer, "_commit", disk_full)
+        with pytest.warns(UserWarning, match="No space left"):
+            recorder.commit()
+    recorder.commit()
+    recorder.append([1], vectors(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(zstore.Writer, "_commit", disk_full)
+        with pytest.warns(UserWarning, match="No space left.*1 rows that"), \
+                pytest.warns(UserWarning, match="1 rows were dropped"):
+            recorder.close()
+    assert set(rows_of(url)) == {(0, 0)}
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_what_a_takeover_costs_is_counted(url: str, on_error: Any, given: bool, children: Any, rows_of: Any) -> None:
+    writer = zstore.Writer(url) if given else None
+    recorder = Recorder(writer or url, on_error=on_error)
+    recorder.append([0], vectors(1))
+    recorder.commit()
+    recorder.append([1, 2], vectors())
+    children.run("import sys, zstore\nzstore.Writer(sys.argv[1], takeover=True).close()", url)
+    if on_error == "warn":
+        with pytest.warns(UserWarning, match="was taken over") as told:
+            recorder.commit()
+            recorder.append([3], vectors(1))
+        assert len(told) == 1 and (recorder.recorded, recorder.dropped) == (1, 3)
+        with pytest.warns(UserWarning, match="3 rows were dropped"):
+            recorder.close()
+    else:
+        for call in (recorder.commit, recorder.close):
+            with pytest.raises(StaleWriter, match="was taken over"):
+                call()
+        assert (recorder.recorded, recorder.dropped) == (1, 2)
+    if writer is not None:
+        with pytest.raises(StaleWriter):
+            writer.close()
+    assert set(rows_of(url)) == {(0, 0)}
+
+
+@pytest.mark.parametrize("error", [ValueError("no such field"), StaleWriter("taken over"), InDoubt("who knows")])
+def test_a_block_that_is_refused_for_good_is_counted(url: str, error: Exception, monkeypatch: pytest.MonkeyPatch,
+                                                     rows_of: Any) -> None:
+    layer = nn.Linear(3, 3)
+    recorder = Recorder(url)
+    recorder.watch(layer)
+    recorder.append([0], vectors(1))
+    recorder.commit()
+    broken = Broken(monkeypatch, error)
+    with pytest.raises(type(error)), recorder.batch([1, 2]):
+        layer(torch.ones(2, 3))
+    with pytest.raises(type(error)):
+        recorder.append([3], vectors(1))                    # which may be passed again
+    broken.error = None
+    assert recorder.dropped == 2 and recorder.recorded == 1
+    with pytest.warns(UserWarning, match="2 rows were dropped"):
+        recorder.close()
+    assert set(rows_of(url)) == {(0, 0)}
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_batch_that_memory_refuses(url: str, on_error: Any, monkeypatch: pytest.MonkeyPatch, rows_of: Any) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("out of pinned memory")
+
+    recorder = Recorder(url, on_full="drop", on_error=on_error)
+    recorder.append([0], vectors(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Slot, "_fill", refused)
+        if on_error == "raise":
+            with pytest.raises(RuntimeError, match="out of pinned memory"):
+                recorder.append([1], vectors(1))
+        else:
+            with pytest.warns(UserWarning, match="the training goes on: out of pinned memory"):
+                recorder.append([1], vectors(1))
+    assert recorder.dropped == (on_error == "warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recorder.close()
+    assert set(rows_of(url)) == {(0, 0)}
+
+
+def test_an_epoch_that_can_not_be_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for on_error in ("raise", "warn"):
+        with Recorder(url, on_error=on_error, start="continue") as recorder:         # type: ignore[arg-type]
+            recorder.append([0], vectors(1), epoch=int(on_error == "warn"))
+            with monkeypatch.context() as patch:
+                patch.setattr(start, "Reader", disk_full)
+                if on_error == "raise":
+                    with pytest.raises(OSError, match="No space"):
+                        recorder.end_epoch(0, expected=1)
+                else:
+                    with pytest.warns(UserWarning, match="the rows of epoch 0 can't be read, so nothing is known of them"):
+                        assert not recorder.end_epoch(0, expected=1).exact
+            assert recorder.end_epoch(0, expected=1).exact
+
+
+def test_first_rows_of_several_threads(url: str, monkeypatch: pytest.MonkeyPatch, rows_of: Any) -> None:
+    placed = module.placed
+
+    def slowly(*given: Any, **more: Any) -> Any:
+        found = placed(*given, **more)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(module, "placed", slowly)
+    with Recorder(url) as recorder:
+        threads = [threading.Thread(target=recorder.append, args=([n], vectors(1))) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert recorder.recorded == 4
+    assert set(rows_of(url)) == {(n, 0) for n in range(4)}
 
 
 def trained(recorder: Recorder | None) -> tuple[list[float], list[Any]]:

@@ -126,6 +126,14 @@ def test_an_id_column_of_another_name_is_named_before_it_is_trained_on(encoder: 
         attach(trainer, recorder)
 
 
+def test_an_id_column_beside_rows_that_are_counted_is_told_before_it_is_trained_on(encoder: Path, tmp_path: Path) -> None:
+    trainer = runs.st_trainer(tmp_path / "out", encoder)
+    with Recorder(str(tmp_path / "run.zarr")) as recorder:
+        with pytest.raises(ValueError, match=r"the column 'id' of the training data would be a text, .*leave ids=None out"):
+            attach(trainer, recorder, ids=None)
+        assert trainer.train_dataset.column_names == ["id", "anchor", "positive"]
+
+
 def test_evaluation_takes_no_id_for_a_text(encoder: Path, tmp_path: Path) -> None:
     trainer = runs.st_trainer(tmp_path / "out", encoder, eval_dataset=runs.st_dataset())
     with Recorder(str(tmp_path / "run.zarr")) as recorder:
@@ -182,6 +190,8 @@ def test_the_examples_run_and_run_again(name: str, quick: list[str], samples: in
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path / "out"), *quick])
     for _ in range(2):      # the second begins where the first one's last checkpoint stands: at the end
+        if (tmp_path / "out").exists():         # and one that was killed in a save has left this
+            (tmp_path / "out" / "checkpoints" / "checkpoint-99").mkdir()
         left = runpy.run_path(str(EXAMPLES / name))
         left["recorder"].close()
         with zstore.Reader(str(tmp_path / "out" / "run.zarr")) as run:

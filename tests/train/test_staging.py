@@ -50,6 +50,15 @@ def test_slots_use_their_memory_again() -> None:
     assert slot.values["n"].dtype == np.float64 and len(slot.values["vectors"]) == 9
 
 
+def test_memory_of_inference_mode_is_used_again_outside_it(url: str, rows_of: Any) -> None:
+    with Recorder(url, on_full="drop", ring=1) as recorder:
+        for step in range(4):
+            with torch.inference_mode(step % 2 == 0):
+                recorder.append([step], torch.full((1, 3), float(step), dtype=torch.bfloat16))
+            recorder.commit()
+    assert rows_of(url) == {(step, 0): [step] * 3 for step in range(4)}
+
+
 class Device:
     """What torch.cuda is asked for, in order."""
 
@@ -102,6 +111,15 @@ def test_the_order_of_a_copy_from_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     slot.wait()
     assert device.log[-1] == "event waited for"
     assert torch.equal(slot.values["vectors"], vectors.half()) and slot.values["loss"].dtype == torch.float32
+
+
+def test_a_first_batch_is_judged_without_the_gpu(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Recorder(url) as recorder:
+        recorder.append([0], torch.ones(1, 3))
+    Device(monkeypatch)
+    with Recorder(url) as recorder, pytest.raises(ValueError, match="of shape 5 per row, but the store holds 3"):
+        recorder.append([0], torch.ones(1, 5))
+    assert torch.equal(staging.stand_in(torch.ones(2, 3, dtype=torch.bfloat16), None), torch.zeros(2, 3, dtype=torch.bfloat16))
 
 
 def test_only_the_rings_thread_waits_for_the_gpu(url: str, monkeypatch: pytest.MonkeyPatch,

@@ -106,7 +106,8 @@ def test_a_store_behind_its_checkpoint_is_told_once_with_what_is_missing(url: st
         recorder.load_state_dict(ahead)
         record(recorder, 1)
     assert told.value.__context__ is None               # the close behind it said nothing more
-    with pytest.raises(BehindCheckpoint, match="no store at"), Recorder(str(tmp_path / "none")) as recorder:
+    with pytest.raises(BehindCheckpoint, match=r"names version \d+ \(commit \w+\), but there is no store at"), \
+            Recorder(str(tmp_path / "none")) as recorder:
         recorder.load_state_dict(mark)
         record(recorder, 1)
     run(other := str(tmp_path / "other"), 0)
@@ -166,6 +167,102 @@ def test_a_writer_that_was_given_keeps_its_place(url: str) -> None:
     assert steps_of(url) == [1]
     with zstore.Writer(url) as writer, pytest.raises(ValueError, match="codec: options of the Writer"):
         Recorder(writer, codec="raw")
+
+
+WRONG = [  # as the store holds int64 ids, 3 numbers a vector, and a step
+    lambda recorder: recorder.append([1], np.ones((1, 5), np.float32), step=1),
+    lambda recorder: recorder.append(["a"], np.ones((1, 3), np.float32), step=1),
+    lambda recorder: recorder.append([1], np.ones((1, 3), np.float32), step=1, loss=1.0),
+    lambda recorder: recorder.append([1], np.ones((1, 3), np.float32)),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+@pytest.mark.parametrize("back", ["over", "mark", "step", "given"])
+def test_a_first_batch_that_is_refused_cuts_nothing(url: str, back: str, on_error: Any, wrong: Any) -> None:
+    with Recorder(url) as recorder:
+        record(recorder, 0)
+        mark = recorder.state_dict()
+        record(recorder, 1, 2)
+    writer = zstore.Writer(url) if back == "given" else None
+    recorder = Recorder(writer or url, on_error=on_error)
+    if back == "mark":
+        recorder.load_state_dict(mark)
+    elif back == "step":                                    # rows of step 2 must be deleted
+        with pytest.warns(UserWarning, match="2 of 6 rows are later"):
+            recorder.load_step(1)
+    with pytest.raises(ValueError, match=r"the store|this store"):
+        wrong(recorder)
+    assert steps_of(url) == [0, 1, 2]
+    with pytest.warns(UserWarning, match="rolled back|2 rows less"):
+        record(recorder, 3)
+        recorder.close()
+    if writer is not None:
+        writer.close()
+    assert steps_of(url) == {"mark": [0, 3], "step": [0, 1, 3]}.get(back, [3])
+
+
+def test_a_batch_is_judged_by_the_fields_that_the_rollback_leaves(url: str) -> None:
+    run(url, 0)
+    with zstore.Writer(url) as writer:
+        writer.add_field("loss", np.ones(2))
+    with pytest.raises(ValueError, match="no field 'loss'"), Recorder(url) as recorder:
+        recorder.append([1], np.ones((1, 3), np.float32), step=1, loss=1.0)
+    assert steps_of(url) == [0]
+    with pytest.warns(UserWarning, match="rolled back"):
+        run(url, 1)
+    assert steps_of(url) == [1]
+
+
+def test_an_epoch_before_the_first_row_is_not_the_earlier_runs(url: str) -> None:
+    def record_whole(recorder: Recorder, epoch: int) -> None:
+        recorder.append([0, 1], np.zeros((2, 3), np.float32), epoch=epoch, step=epoch)
+
+    with Recorder(url) as recorder:
+        record_whole(recorder, 0)
+        mark = recorder.state_dict()
+        record_whole(recorder, 1)
+    with Recorder(url) as recorder, pytest.warns(UserWarning, match=r"2 missing \(0, 1\)"):
+        assert not recorder.end_epoch(0, expected=2).exact
+    recorder = Recorder(url)
+    recorder.load_state_dict(mark)
+    assert recorder.end_epoch(0, expected=2).exact
+    with pytest.warns(UserWarning, match="2 missing"):
+        assert not recorder.end_epoch(1, expected=2).exact
+    assert Recorder(url, start="continue").end_epoch(1, expected=2).exact
+    with pytest.warns(UserWarning, match="2 missing"):
+        assert not Recorder(url + "2").end_epoch(0, expected=2).exact
+    with pytest.warns(UserWarning, match="rolled back"):
+        writer = zstore.Writer(url, at=mark)                # which said where
+    with writer:
+        assert Recorder(writer).end_epoch(0, expected=2).exact
+
+
+def test_a_disk_that_refuses_the_first_mark_of_a_given_writer(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(url, 0)
+    with zstore.Reader(url) as reader:
+        mark = reader.history[-1].mark
+    with zstore.Writer(url, at=mark) as writer, Recorder(writer, on_error="warn") as recorder, \
+            monkeypatch.context() as patch, pytest.warns(UserWarning, match="No space left"):
+        patch.setattr(zstore.Writer, "_commit", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        record(recorder, 1)
+        kept = recorder.state_dict()
+        patch.undo()
+    with Recorder(url) as recorder, pytest.warns(UserWarning, match="rolled back"):
+        recorder.load_state_dict(kept)
+        record(recorder, 2)
+    assert steps_of(url) == [0, 2]
+
+
+def test_a_writer_of_a_shared_session_starts_nothing_over(url: str) -> None:
+    run(url, 0)
+    with zstore.Writer(url, session="launch") as writer:
+        with Recorder(writer) as recorder, pytest.raises(zstore.errors.Conflict, match=r'Recorder\(writer, start="continue"\)'):
+            record(recorder, 1)
+        with Recorder(writer, start="continue") as recorder:
+            record(recorder, 1)
+    assert steps_of(url) == [0, 1]
 
 
 def test_a_step_that_a_version_ends_at(url: str) -> None:

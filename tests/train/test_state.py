@@ -227,6 +227,22 @@ def test_another_environment_is_told_of_once(recwarn: pytest.WarningsRecorder) -
     assert "numpy" not in told
 
 
+def test_the_newer_switches_of_precision(tmp_path: Path) -> None:
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("an older torch")
+    state = made()[2]
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="legacy"):   # or there is nothing to be tested here
+            torch.get_float32_matmul_precision()
+        state.save(tmp_path / "last.pt")
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["fingerprint"]["fp32_precision"] == "tf32"
+    finally:
+        torch.backends.fp32_precision = "none"
+    with pytest.warns(UserWarning, match="fp32_precision: tf32 then, none now"):
+        state.load(tmp_path / "last.pt")
+
+
 # -- store and checkpoint ------------------------------------------------------------------------------------------------
 
 def test_rows_are_durable_before_the_checkpoint_is_there(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +261,21 @@ def test_rows_are_durable_before_the_checkpoint_is_there(url: str, tmp_path: Pat
         state.save(tmp_path / "last.pt")
     assert seen == [2]
     assert torch.load(tmp_path / "last.pt", weights_only=True)["recorder"]["version"] > 0
+
+
+def test_a_save_inside_a_batch_is_refused(url: str, tmp_path: Path) -> None:
+    with Recorder(url) as recorder:
+        model, _, state = made(recorder=recorder)
+        recorder.watch(model)
+        with recorder.batch([1, 2]):
+            model(torch.ones(2, 3))
+            with pytest.raises(RuntimeError, match="save after the batch"):
+                state.save(tmp_path / "last.pt")
+            recorder.state_dict()                           # that is the loop's own affair
+        state.save(tmp_path / "last.pt")
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)["recorder"]
+    with zstore.Reader(url, version=saved["version"]) as run:
+        assert len(run) == 2
 
 
 def test_loading_for_evaluation_changes_nothing(url: str, tmp_path: Path) -> None:
@@ -277,7 +308,7 @@ def test_a_store_behind_its_checkpoint(url: str, tmp_path: Path) -> None:
         state.save(tmp_path / "last.pt")
     model, _, behind = made(recorder=Recorder(tmp_path / "older"))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(BehindCheckpoint, match=r"names version \d+, but .*older ends at version \d+: 1 commits are missing"):
+    with pytest.raises(BehindCheckpoint, match=r"names version \d \(commit \w+\), but .*older ends at version \d: 1 commit"):
         behind.load(tmp_path / "last.pt")
     with pytest.raises(BehindCheckpoint, match=r"but there is no store at .*gone; restore it, or leave the recorder out"):
         made(recorder=Recorder(tmp_path / "gone"))[2].load(tmp_path / "last.pt")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,6 +104,22 @@ class Watched:
         if len(self.fields) > 1 and rows == count:
             return f"{told}, for the fields {', '.join(self.fields)}: it ran once; watch(module, field=\"vectors\")"
         return f"{told}; pass one id per vector"
+
+
+@contextmanager
+def taking(watching: Sequence[Watched], count: int) -> Iterator[dict[str, Any]]:
+    """The fields that the modules give for ``count`` rows inside: there when the block has ended without an exception."""
+    values: dict[str, Any] = {}
+    try:
+        for watched in watching:
+            watched.begin()
+        yield values
+        for watched in watching:
+            if count or watched.outputs:        # no id is no reason to have run
+                values.update(watched.take(count))
+    finally:
+        for watched in watching:
+            watched.end()
 
 
 def tensor_of(output: Any, name: str, select: Select | None) -> Any:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
 
-from zstore.errors import ZStoreError
+from zstore.errors import InDoubt, StaleWriter, ZStoreError
 from zstore.notices import warn
 from zstore.train.ring import GivenUp, Ring
-from zstore.train.staging import Slot, Streams, is_on_device, ready
+from zstore.train.staging import Slot, Streams, is_on_device, ready, stand_in
 from zstore.writer import Writer
 
 OnFull = Literal["block", "drop", "raise"]
@@ -35,67 +36,78 @@ class Delivery:
         self._lock = threading.Lock()           # several threads may append
         self._taken = self._left_out = 0        # rows; written by the caller's thread
         self._lost = 0                          # of those taken; written by the ring's
+        self._ended = False                     # the Writer commits no more
         self._untold: deque[str] = deque()
         self._told: set[str] = set()
 
     @property
     def recorded(self) -> int:
         """Rows that the Writer has, or will get."""
-        return self._taken - self._lost
+        return self._taken - self._lost - self._uncommitted
 
     @property
     def dropped(self) -> int:
-        """Rows that no record will name."""
-        return self._left_out + self._lost
+        """Rows that no record will name; where the Writer is in doubt, those that perhaps none names."""
+        return self._left_out + self._lost + self._uncommitted
+
+    @property
+    def _uncommitted(self) -> int:
+        """Rows that the Writer took and will never commit. One that was given may have others, too."""
+        return min(self._writer.uncommitted, self._taken - self._lost) if self._ended else 0
 
     def put(self, ids: Any, values: dict[str, Any], epoch: Any, *, keep: bool) -> None:
         """Take rows over. ``keep``: the caller can't make this call again, so that a batch which the disk refuses is told, and
-        waits to be tried again."""
-        values = {name: ready(value, self._dtype if name == "vectors" else None) for name, value in values.items()}
+        waits to be tried again; what is refused for another reason counts as dropped."""
         with self._lock:
-            direct = self._on_full == "block" and not (self._ring is not None and self._ring.waiting)
-            if direct and not any(map(is_on_device, (ids, epoch, *values.values()))):
-                self._append(ids, values, epoch, keep)
-            else:
-                self._queue(ids, values, epoch, keep)
+            taken, room = self._taken, True
+            try:
+                room = self._take(ids, values, epoch, keep)
+            except Exception as error:
+                self._judge(error)
+                warns = self._on_error == "warn"
+                if self._taken == taken and (keep or warns):        # else it waits, or can be passed again
+                    self._left_out += len(ids)
+                if not warns:
+                    raise
+                self._note(error)
+            if not room:
+                self._left_out += len(ids)
+                told = f"{self._size} batches wait for the disk already"
+                if self._on_full == "raise":
+                    raise RuntimeError(f"{self._writer.url}: {told} (on_full=\"raise\"), so this batch is left out; record "
+                                       "less, or take a larger ring=")
+                self._say("full", f"{told} (on_full=\"drop\")")
         self.tell()
 
-    def _append(self, ids: Any, values: dict[str, Any], epoch: Any, keep: bool) -> None:
+    def _take(self, ids: Any, values: dict[str, Any], epoch: Any, keep: bool) -> bool:
+        """False where there is no room."""
+        values = {name: ready(value, self._dtype if name == "vectors" else None) for name, value in values.items()}
+        direct = self._on_full == "block" and not (self._ring is not None and self._ring.waiting)
+        if not direct or any(map(is_on_device, (ids, epoch, *values.values()))):
+            return self._queue(ids, values, epoch)
         try:
             self._writer.append(ids, epoch=epoch, **values)
-        except Exception as error:
-            if self._on_error == "warn":
-                self._left_out += len(ids)
-                self._note(error)
-                return
-            if keep and isinstance(error, OSError) and not isinstance(error, ZStoreError):
-                self._queue(ids, values, epoch, keep)
+        except OSError as error:
+            if keep and self._on_error == "raise" and not isinstance(error, ZStoreError):
+                self._queue(ids, values, epoch)
             raise
         self._taken += len(ids)
+        return True
 
-    def _queue(self, ids: Any, values: dict[str, Any], epoch: Any, keep: bool) -> None:
+    def _queue(self, ids: Any, values: dict[str, Any], epoch: Any) -> bool:
         if self._ring is None:
             self._ring = Ring([Slot() for _ in range(self._size)], self._sink)
         slot = self._ring.free()
         if slot is None and self._on_full == "block":
             self._ring.wait_for_room()
-            try:
-                self._raise_problem()
-            except BaseException:
-                self._left_out += len(ids) if keep else 0       # nobody can pass it again
-                raise
+            self._raise_problem()
             slot = self._ring.free()
         if slot is None:
-            self._left_out += len(ids)
-            told = f"{self._size} batches wait for the disk already"
-            if self._on_full == "raise":
-                raise RuntimeError(f"{self._writer.url}: {told} (on_full=\"raise\"), so this batch is left out; record less, "
-                                   "or take a larger ring=")
-            self._say("full", f"{told} (on_full=\"drop\")")
-            return
+            return False
         slot.fill({"ids": ids, "epoch": epoch, **values}, self._dtype, self._streams)
         self._taken += len(ids)
         self._ring.put()
+        return True
 
     def _sink(self, slot: Slot) -> None:
         """The ring's thread: from slot to writer."""
@@ -103,6 +115,7 @@ class Delivery:
             slot.wait()
             self._writer.append(**slot.values)
         except Exception as error:
+            self._judge(error)
             warns = self._on_error == "warn"
             if not warns and not isinstance(error, (ValueError, TypeError)):
                 raise
@@ -146,10 +159,34 @@ class Delivery:
         try:
             return call()
         except Exception as error:
+            self._judge(error)
             if self._on_error == "raise":
                 raise
             self._note(error)
             self.tell()
+
+    def finish(self, *, own: bool) -> None:
+        """Hand over what waits, and commit for the last time; ``own``: and close the Writer. What the commit fails for is told,
+        whatever was told before."""
+        try:
+            self.end()
+        finally:
+            self._last_commit(own)
+
+    def _last_commit(self, own: bool) -> None:
+        try:
+            (self._writer.close if own else self._writer.commit)()
+        except Exception as error:
+            self._judge(error)
+            self._ended |= own
+            if self._on_error == "raise":
+                raise
+            self._say(str(error), str(error))
+            self.tell()
+
+    def _judge(self, error: Exception) -> None:
+        """Behind these a Writer commits no more."""
+        self._ended |= isinstance(error, (StaleWriter, InDoubt))
 
     def tell(self) -> None:
         """Warn, once for each kind of reason; what it comes to is said at the ends of epochs and of the run."""
@@ -161,7 +198,7 @@ class Delivery:
 
     def _say(self, kind: str, reason: str) -> None:
         if kind not in self._told:
-            self._told.add(kind)
+            self._told |= {kind, reason}
             self._untold.append(reason)
 
 
@@ -185,6 +222,26 @@ def sized(ids: Any) -> Any:
     return ids if hasattr(ids, "__len__") else list(ids)
 
 
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """ValueError for another value."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def whole(name: str, number: Any) -> int:
+    """An int of any kind; TypeError for another number."""
+    try:
+        return index(number)
+    except TypeError:
+        raise TypeError(f"{name} is an integer, not {number!r:.60}") from None
+
+
+def trial(ids: Any, values: dict[str, Any], epoch: Any, dtype: str | None) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """The ids, vectors, epoch and fields of a batch for ``Writer.check``."""
+    seen = {name: stand_in(value, dtype if name == "vectors" else None) for name, value in values.items()}
+    return stand_in(ids, None), seen.pop("vectors"), stand_in(epoch, None), seen
+
+
 def checked(ids: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The fields of these rows; ValueError where they can't be."""
     count = len(ids)
@@ -193,6 +250,8 @@ def checked(ids: Any, values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is no field to set: pass {name}= to batch(...) or append(...)")
         if getattr(value, "ndim", 0) and value.shape[0] != count:
             raise ValueError(f"{count} ids and {value.shape[0]} rows of {name!r}; pass one id per row")
-    if "vectors" not in values:
+    if not count and isinstance(found := values.get("vectors"), (list, tuple)) and found:
+        raise ValueError(f"0 ids and {len(found)} rows of 'vectors'; pass one id per row (an iterator is read once)")
+    if count and "vectors" not in values:
         raise ValueError(f"every row has \"vectors\", and there is only {', '.join(values)}: watch(module, field=\"vectors\")")
     return values

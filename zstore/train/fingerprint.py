@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ def fingerprint() -> dict[str, Any]:
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "float32 matmul precision": _asked(torch.get_float32_matmul_precision),
+        "fp32_precision": _asked(lambda: torch.backends.fp32_precision),
+        "mkldnn.matmul.fp32_precision": _asked(lambda: torch.backends.mkldnn.matmul.fp32_precision),
         "default dtype": str(torch.get_default_dtype()),
         "world size": int(os.environ.get("WORLD_SIZE", "1")),
     }
@@ -32,10 +35,21 @@ def fingerprint() -> dict[str, Any]:
             "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
             "cudnn.benchmark": torch.backends.cudnn.benchmark,
             "cudnn.deterministic": torch.backends.cudnn.deterministic,
-            "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
-            "matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn.allow_tf32": _asked(lambda: torch.backends.cudnn.allow_tf32),
+            "cudnn.conv.fp32_precision": _asked(lambda: torch.backends.cudnn.conv.fp32_precision),
+            "matmul.allow_tf32": _asked(lambda: torch.backends.cuda.matmul.allow_tf32),
+            "matmul.fp32_precision": _asked(lambda: torch.backends.cuda.matmul.fp32_precision),
         }
     return found
+
+
+def _asked(getter: Callable[[], Any]) -> Any:
+    """What a switch says. torch has two generations of them, and the older one raises where the newer one was set; an older
+    torch lacks the newer one."""
+    try:
+        return getter()
+    except (AttributeError, RuntimeError) as error:
+        return str(error).partition("\n")[0]
 
 
 def doubts(saved: dict[str, Any], *, on_gpu: bool) -> list[str]:

@@ -19,8 +19,8 @@ RESERVED = {"vectors", "ids", "epoch", "step"}
 
 
 def attach(trainer: Any, recorder: Recorder, module: Any = None, ids: str | None = "id", *,
-           field: str | Sequence[str] | None = None, select: Select | None = None, expected: Any = "dataset") -> None:
-    """Record every training batch of ``trainer``: call it between building the trainer and ``train()``.
+           field: str | Sequence[str] | None = None, select: Select | None = None, expected: Any = "dataset") -> Recorder:
+    """Record every training batch of ``trainer``: call it between building the trainer and ``train()``. Gives ``recorder``.
 
     Rows carry the epoch and the optimizer step in which they were seen. Evaluation gives no row. Each checkpoint commits
     first and holds the store's mark in its ``trainer_state.json``; ``train(resume_from_checkpoint=...)`` rolls the store back
@@ -43,17 +43,20 @@ def attach(trainer: Any, recorder: Recorder, module: Any = None, ids: str | None
         From the module's output to the tensor.
     expected : "dataset", ids, int or None
         What each whole epoch is compared with at its end (``recorder.end_epoch``): the ids of the training data, where a
-        column gives them and ``dataloader_drop_last`` is off; yours; or nothing but what came twice (None).
+        column gives them and ``dataloader_drop_last`` is off; yours; or nothing but what came twice (None). Ids of the wrong
+        kind are told at the first batch.
 
     Exact to the bit as far as the Trainer itself is. It is not: where a collator draws random numbers (masking) and a
     resume begins in mid-epoch, because the Trainer restores them after it has fetched the first batches (save at epoch ends,
     or mask in the data set); with ``ignore_data_skip=True``, which trains on the epoch's first samples again (coverage names
-    them); where batch size or accumulation changed. A checkpoint folder that a kill left half-written (it has no
+    them); where batch size or accumulation changed; with data that has no length, once it has begun a second pass: the resume
+    begins the next pass instead, as the next epoch, and says so. A checkpoint folder that a kill left half-written (it has no
     ``trainer_state.json``) is still the one that ``resume_from_checkpoint=True`` takes, and fails on: remove it, or pass the
     path of the one before. Raises ValueError for settings under which rows could not be right.
     """
     _check(trainer)
     if ids is None:
+        _check_texts(trainer)
         ids = _number(trainer)
     texts = _texts(trainer, ids)
     if module is None and not recorder._watched:
@@ -68,6 +71,7 @@ def attach(trainer: Any, recorder: Recorder, module: Any = None, ids: str | None
         _wrap_loader(trainer, callback, name, ids)
     _wrap_loss(trainer, callback)
     _wrap_saves(trainer, callback)
+    return recorder
 
 
 def _check(trainer: Any) -> None:
@@ -105,6 +109,12 @@ def _number(trainer: Any) -> str:
     if KEY not in dataset.column_names:
         trainer.train_dataset = dataset.add_column(KEY, np.arange(len(dataset)))
     return KEY
+
+
+def _check_texts(trainer: Any) -> None:
+    if _of_sentence_transformers(trainer) and any("id" in columns for columns in _columns(trainer.train_dataset)):
+        raise ValueError("with ids=None the column 'id' of the training data would be a text, trained on and recorded as such; "
+                         "leave ids=None out, and it gives the rows their ids, or remove it: dataset.remove_columns(\"id\")")
 
 
 def _texts(trainer: Any, ids: str) -> list[str]:
@@ -186,17 +196,25 @@ def _wrap_loss(trainer: Any, callback: RecorderCallback) -> None:
         if not _attached(trainer, callback):
             return compute(model, inputs, *args, **kwargs)
         ids = inputs.pop(KEY, None) if isinstance(inputs, MutableMapping) else None
-        if not model.training:
+        if not model.training or not trainer.is_in_train:       # an evaluation; a call by hand
             return compute(model, inputs, *args, **kwargs)
         if ids is None or isinstance(ids, str):
-            raise ValueError(ids or f"the batch is a {type(inputs).__name__} without ids: call attach() before train(), and "
-                             "let the collator give a dict")
+            raise ValueError(ids or _without_ids(inputs))
+        callback.first(ids)
         step = trainer.state.global_step + 1
         with callback.recorder.batch(ids, epoch=callback.epoch, step=step):
             loss = compute(model, inputs, *args, **kwargs)
         callback.step = step
         return loss
     trainer.compute_loss = computed
+
+
+def _without_ids(inputs: Any) -> str:
+    if not isinstance(inputs, MutableMapping):
+        return f"the collator gives a {type(inputs).__name__}, which has no place for ids: let it give a dict"
+    return (f"a training batch ({', '.join(map(str, inputs))}) comes without ids, because its loader does not use "
+            "trainer.data_collator: in your get_train_dataloader() build it with collate_fn=self.data_collator. Or attach() "
+            "was called when the training had begun: call it before train()")
 
 
 def _wrap_saves(trainer: Any, callback: RecorderCallback) -> None:

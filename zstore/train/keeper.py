@@ -8,30 +8,40 @@ from typing import Any, Literal
 
 from zstore.notices import warn
 from zstore.train.recorder import Recorder
-from zstore.train.start import EMPTY
 
 Where = str | int | Callable[[Any], Any]
 
 
 class Keeper:
-    """The recorder of a callback: one that was given stays its owner's to close; for a URL it is opened and closed here."""
+    """The recorder of a callback: one that was given stays its owner's to close; for a URL it is opened and closed here.
+
+    It serves one trainer, run after run: rows of a second fit go behind those of the first, as the trainer's epochs do.
+    Another trainer counts its epochs from 0 again, so that each key would come twice: it wants a keeper of its own.
+    """
 
     def __init__(self, store: Recorder | str | os.PathLike[str]) -> None:
         self._given = store if isinstance(store, Recorder) else None
         self._url = self._given.url if self._given is not None else os.fspath(store)        # type: ignore[arg-type]
         self.recorder: Recorder | None = None
         self.mark: dict[str, Any] | None = None     # where the last run of the trainer ended
+        self._rows = False                          # a run recorded some, whether or not its end was committed
+
+    @property
+    def begun(self) -> bool:
+        """The trainer's earlier runs have rows in the store."""
+        return self._rows or bool(self.mark and self.mark["version"])
 
     def open(self, start: Literal["over", "continue"]) -> Recorder:
-        """``start``: for a first run; a second fit of the same trainer goes on behind the first."""
+        """``start``: until the trainer has rows. Those stay."""
         if self.recorder is None:
-            self.recorder = self._given or Recorder(self._url, start="continue" if self.mark is not None else start)
+            self.recorder = self._given or Recorder(self._url, start="continue" if self.begun else start)
         return self.recorder
 
     def end(self) -> None:
         """Commit; close what is ours."""
         recorder, self.recorder = self.recorder, None
         if recorder is not None:
+            self._rows = self._rows or recorder.recorded > 0
             self.mark = recorder.state_dict()
             ours(recorder)
             if self._given is None:
@@ -39,13 +49,16 @@ class Keeper:
 
     def end_after(self, error: BaseException) -> None:
         """The same while ``error`` ends the run; a failure on top of it is only told."""
-        recorder = self.recorder
         try:
             self.end()
         except Exception as second:
             warn(f"{self._url}: after {type(error).__name__}, not all rows were committed: {second}")
-            if recorder is not None and self._given is None:
-                self.mark = self.mark or dict(EMPTY)
+
+
+def one_process(count: int) -> None:
+    """ValueError for a training of several: each would open the store."""
+    if count > 1:
+        raise ValueError(f"zstore records one process on one device, and this Trainer has {count}: Trainer(devices=1)")
 
 
 def find(setting: str, where: Where, batch: Any) -> Any:

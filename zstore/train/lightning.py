@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from zstore.errors import MissingExtra
 from zstore.notices import warn
-from zstore.train.keeper import Keeper, Where, find, ours
+from zstore.train.capture import Watched
+from zstore.train.keeper import Keeper, Where, find, one_process, ours
 from zstore.train.recorder import Recorder
 from zstore.train.start import head_mark
 from zstore.view_coverage import Coverage
 
 try:
-    from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+    from lightning.pytorch.callbacks import Callback
 
+    from zstore.train.lightning_predict import PredictionWriter
     from zstore.train.lightning_resume import ExactResume
 except ImportError as error:
     raise MissingExtra("zstore.train.lightning needs lightning: pip install 'zstore[lightning]'") from error
@@ -43,11 +46,16 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     expected : optional
         The ids of an epoch, or their number for 0..n-1; ``coverage[epoch]`` then names what is missing.
     stage : {"train", "validate", "test"}
-        Whose batches; the others, sanity checks too, leave no row. For two stages take two callbacks and two stores.
+        Whose batches; the others, sanity checks too, leave no row. For two stages take two callbacks and two stores. A second
+        validation in an epoch (``val_check_interval=0.5``) has the first one's keys: ``latest()`` gives the second's rows, and
+        coverage says "twice".
 
     Rows have ``epoch=trainer.current_epoch`` and ``step=trainer.global_step``: the optimizer steps taken before the row's own.
     Checkpoints carry the store's mark, and a fit with ``ckpt_path=`` takes the store back to it. A checkpoint without one
     goes by the rows' steps, and says so.
+
+    A callback is for one Trainer, in one process. Its second fit goes on behind the first. Another Trainer counts its epochs
+    from 0 again and is refused (ValueError): give it a callback of its own, which starts its store over.
     """
 
     def __init__(self, store: Recorder | str | os.PathLike[str], module: str | Mapping[str, str] | None = None, *, ids: Where,
@@ -62,7 +70,9 @@ class RecorderCallback(Callback):       # type: ignore[misc]
         self._modules = {"vectors": module} if isinstance(module, str) else dict(module or {})
         self._ids, self._fields = ids, dict(fields or {})
         self._expected, self._stage = expected, stage
-        self._watching: set[int] = set()        # ids of modules: a second fit with the same recorder watches already
+        self._trainer: weakref.ref[Any] | None = None
+        self._watching: list[tuple[Any, Watched]] = []      # our modules, in this run
+        self._idle = self._busy = 0             # batches of the epoch in which none of them ran, and the others
         self._batch: Any = None                 # the open recorder.batch
         self._processed = 0                     # training batches, when it was opened
         self.coverage: dict[int, Coverage] = {}
@@ -77,6 +87,11 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         # Before configure_model, so that hooks are there when it compiles; what it makes is watched in on_fit_start.
         if self._runs_in(stage):
+            one_process(trainer.world_size)
+            if self._keeper.begun and (self._trainer is None or self._trainer() is not trainer):
+                raise ValueError("this RecorderCallback has recorded for another Trainer, and this one's epochs begin at 0 "
+                                 "again, so each row's key would come twice; give each Trainer a RecorderCallback of its own")
+            self._trainer, self._idle, self._busy = weakref.ref(trainer), 0, 0
             self._keeper.open("over" if stage == "fit" else "continue")
             if not self._missing(pl_module):
                 self._watch(pl_module)
@@ -89,10 +104,12 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._runs_in(stage):
             self._abandon()
+            self._unwatch()
             self._keeper.end()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._abandon()
+        self._unwatch()
         self._keeper.end_after(exception)
 
     def _runs_in(self, stage: str) -> bool:
@@ -104,16 +121,26 @@ class RecorderCallback(Callback):       # type: ignore[misc]
 
     def _watch(self, pl_module: Any) -> None:
         recorder = self._keeper.recorder
-        if recorder is None or id(recorder) in self._watching:
+        if recorder is None:
             return
         if missing := self._missing(pl_module):
             children = ", ".join(name for name, _ in pl_module.named_children())
             raise ValueError(f"RecorderCallback(module=...): {type(pl_module).__name__} has no submodule {missing[0]!r}; "
                              f"it has {children}")
-        for field, name in self._modules.items():
-            recorder.watch(pl_module.get_submodule(name), field=field)
+        modules = [pl_module.get_submodule(name) for name in self._modules.values()]
+        if self._watching and all(new is old for new, (old, _) in zip(modules, self._watching, strict=True)):
+            return
+        self._unwatch()     # configure_model may have made others
+        for module, (field, name) in zip(modules, self._modules.items(), strict=True):
+            watched = recorder.watch(module, field=field)
+            watched.name = f"{type(pl_module).__name__}.{name}"
+            self._watching.append((module, watched))
         ours(recorder)
-        self._watching = {id(recorder)}
+
+    def _unwatch(self) -> None:
+        for _, watched in self._watching:
+            watched.remove()
+        self._watching = []
 
     # -- batches -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +150,7 @@ class RecorderCallback(Callback):       # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._stage == "train":
-            self._finish(outputs)
+            self._finish(skipped=not outputs)       # a dict, empty where training_step gave None
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._stage == "train":
@@ -137,7 +164,7 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
                                 dataloader_idx: int = 0) -> None:
         if self._stage == "validate":
-            self._finish(outputs)
+            self._finish()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._stage == "validate" and not trainer.sanity_checking:
@@ -150,7 +177,7 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
                           dataloader_idx: int = 0) -> None:
         if self._stage == "test":
-            self._finish(outputs)
+            self._finish()
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._stage == "test":
@@ -167,16 +194,22 @@ class RecorderCallback(Callback):       # type: ignore[misc]
         self._processed = _processed(trainer)
         self._batch.__enter__()
 
-    def _finish(self, outputs: Any) -> None:
+    def _finish(self, skipped: bool = False) -> None:
         if self._batch is None:
             return
-        recorder = self._keeper.recorder
-        assert recorder is not None
-        if not outputs and not any(watched.outputs for watched in recorder._watched):
-            self._abandon()     # training_step gave None before it came to the model: Lightning's way to skip a batch
+        if skipped and not self._ran():
+            # Lightning's way to skip a batch, or manual optimization, of which the result says nothing.
+            self._idle += 1
+            self._abandon()
             return
         batch, self._batch = self._batch, None
         batch.__exit__(None, None, None)
+        self._busy += 1
+
+    def _ran(self) -> bool:
+        """A watched module did, in the open batch."""
+        recorder = self._keeper.recorder
+        return recorder is not None and any(watched.outputs for watched in recorder._watched)
 
     def _abandon(self) -> None:
         """Leave an open batch without recording it."""
@@ -188,16 +221,21 @@ class RecorderCallback(Callback):       # type: ignore[misc]
         recorder = self._keeper.recorder
         assert recorder is not None
         self._abandon()
+        idle, self._idle, self._busy = 0 if self._busy else self._idle, 0, 0
         # A fit may be resumed behind its epoch's last batch, with the store not rolled back yet: nothing to say then.
         if recorder.recorded:
             self.coverage[trainer.current_epoch] = recorder.end_epoch(trainer.current_epoch, expected=self._expected)
+        if idle:
+            names = ", ".join(watched.name for watched in recorder._watched)
+            warn(f"{recorder.url}: {names} never ran in the {idle} batches of epoch {trainer.current_epoch}, so none of their "
+                 "rows is recorded; name a submodule that training_step calls")
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         recorder = self._keeper.recorder
-        if self._batch is not None and self._stage == "train" and _processed(trainer) > self._processed:
-            self._finish(True)      # another callback saves at this batch's end, and its hook is called before ours
+        if self._batch is not None and self._stage == "train" and _processed(trainer) > self._processed and self._ran():
+            self._finish()          # another callback saves at this batch's end, and its hook is called before ours
         mark = self._keeper.mark if recorder is None else recorder.state_dict()
         if mark is not None:
             checkpoint.setdefault(KEY, {})[self._name(trainer)] = mark
@@ -224,49 +262,6 @@ class RecorderCallback(Callback):       # type: ignore[misc]
     def _name(self, trainer: Any) -> str:
         """Ours among the marks of a checkpoint."""
         return str([callback for callback in trainer.callbacks if isinstance(callback, RecorderCallback)].index(self))
-
-
-class PredictionWriter(BasePredictionWriter):       # type: ignore[misc]
-    """Stores what ``predict_step`` gives, under the samples' ids, or their indices in the dataset.
-
-    Parameters
-    ----------
-    store : str, path or Recorder
-        As for RecorderCallback. Rows that the store holds stay; one of the same id and epoch takes an earlier one's place.
-    ids : str, int or callable, optional
-        Where the batch holds the ids; without it, the indices of the dataset that Lightning gives.
-    select : callable, optional
-        ``select(prediction)`` gives the (n, ...) tensor, where the prediction is something else.
-    epoch : int
-        Of all rows: which model they come from.
-    """
-
-    def __init__(self, store: Recorder | str | os.PathLike[str], *, ids: Where | None = None,
-                 select: Callable[[Any], Any] | None = None, epoch: int = 0) -> None:
-        super().__init__("batch")
-        self._keeper = Keeper(store)
-        self._ids, self._select, self._epoch = ids, select, epoch
-
-    def write_on_batch_end(self, trainer: Any, pl_module: Any, prediction: Any, batch_indices: Any, batch: Any, batch_idx: int,
-                           dataloader_idx: int) -> None:
-        vectors = prediction if self._select is None else self._select(prediction)
-        if not hasattr(vectors, "shape"):
-            raise TypeError(f"predict_step gives a {type(vectors).__name__}, not a tensor: say which part to store, "
-                            "PredictionWriter(select=lambda prediction: ...)")
-        ids = batch_indices if self._ids is None else find("PredictionWriter(ids=...)", self._ids, batch)
-        if self._ids is None and dataloader_idx:
-            raise ValueError("with several dataloaders an index names no sample: return ids in the batch, and "
-                             "PredictionWriter(ids=...)")
-        if ids is None or not len(ids):
-            raise ValueError("Lightning knows no indices of these samples (an iterable dataset?): return ids in the batch, and "
-                             "PredictionWriter(ids=...)")
-        self._keeper.open("continue").append(ids, vectors, epoch=self._epoch)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._keeper.end()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._keeper.end_after(exception)
 
 
 def _processed(trainer: Any) -> int:

@@ -31,7 +31,8 @@ class ExactResume(Callback):        # type: ignore[misc]
 
     Loaders without a ``generator=`` are given one, so that to begin iterating them draws nothing from the global generator.
     Worker processes' own generators begin anew: let a dataset be random by ``sampler.sample_seed(index)``. Gradients that
-    wait for their step are kept.
+    wait for their step are kept. A fit without a checkpoint begins its epoch at the start, wherever an earlier one left the
+    sampler.
 
     Parameters
     ----------
@@ -49,6 +50,9 @@ class ExactResume(Callback):        # type: ignore[misc]
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._rng, self._gradients = None, {}
+        if stage == "fit":
+            # Not later: workers begin to fetch before on_train_start. A checkpoint's place is loaded behind this.
+            self._sampler.epoch, self._sampler.position = trainer.current_epoch, 0
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         state = self._state.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -56,7 +57,9 @@ def snapshot(store: Recorder | Writer, model: Any, loader: Any, *, epoch: int, i
              module: Any = None, select: Select | None = None, **fields: Part) -> int:
     """Record what the model makes of every sample of ``loader`` as one epoch, commit, and give the number of rows.
 
-    Runs within ``undisturbed(model)``: training goes on as if it had not happened, bit for bit.
+    Runs within ``undisturbed(model)``: training goes on as if it had not happened, bit for bit. The whole pass waits in main
+    memory before its first row is recorded, so that one that failed half-way (a loader, the model) has left no row and can be
+    made again: for a probe set, whose vectors are small. A large data set is for ``backfill``.
 
     Parameters
     ----------
@@ -78,17 +81,30 @@ def snapshot(store: Recorder | Writer, model: Any, loader: Any, *, epoch: int, i
     if not isinstance(store, Recorder | Writer):
         raise TypeError(f"snapshot writes to a Recorder or a Writer, not to {type(store).__name__}")
     watched = isinstance(store, Recorder) and module is None and select is None and any(w.active for w in store._watched)
-    passes, rows = Passes(model, loader, ids, forward, module, select, fields), 0
+    passes, kept = Passes(model, loader, ids, forward, module, select, fields), []
     with undisturbed(model):
         for batch in passes.batches():
             if watched:
-                with store.batch(batch.ids, epoch=epoch, **batch.fields):       # type: ignore[union-attr]
+                with store._taking(len(batch.ids)) as values:       # type: ignore[union-attr]
                     passes.forward(batch.inputs)
             else:
-                store.append(batch.ids, passes.vectors(batch), epoch=epoch, **batch.fields)
-            rows += len(batch.ids)
+                values = {"vectors": passes.vectors(batch)}
+            both = values.keys() & batch.fields.keys()
+            if both:
+                raise ValueError(f"{', '.join(sorted(both))}: the model gives this field, and the call sets it too")
+            kept.append((_kept(batch.ids), {name: _kept(value) for name, value in (values | batch.fields).items()}))
+    for names, values in kept:
+        if "vectors" not in values:
+            raise ValueError(f"every row has \"vectors\", and there is only {', '.join(values)}: watch(module, "
+                             "field=\"vectors\")")
+        store.append(names, values.pop("vectors"), epoch=epoch, **values)
     store.commit()
-    return rows
+    return sum(len(names) for names, _ in kept)
+
+
+def _kept(value: Any) -> Any:
+    """A copy in main memory: loaders and compiled models use theirs again."""
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
 
 
 def backfill(checkpoints: Mapping[int, Any], store: Writer | str | os.PathLike[str], model: Any, loader: Any, *,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
-
-from zstore.errors import BehindCheckpoint, Conflict, StoreNotFound
+from zstore.errors import BehindCheckpoint, Conflict
 from zstore.notices import warn
-from zstore.reader import Reader
-from zstore.train.capture import Select, Watched
-from zstore.train.delivery import Delivery, OnFull, Rows, checked, sized
-from zstore.train.start import EMPTY, Later, checked_mark, head_mark, placed, way_back
-from zstore.view_coverage import Coverage, cover, expected_ids
+from zstore.train.capture import Select, Watched, taking
+from zstore.train.delivery import Delivery, OnFull, Rows, checked, one_of, sized, trial, whole
+from zstore.train.start import EMPTY, Batch, Later, checked_mark, covered, head_mark, placed, uncovered, way_back
+from zstore.view_coverage import Coverage
 from zstore.writer import Writer
 
 
@@ -40,8 +38,9 @@ class Recorder:
         and raise ``RuntimeError``.
     on_error : {"raise", "warn"}
         What a disk that refuses means. "raise": an error on the training thread, after which nothing is lost: what `append`
-        refused may be passed again, and a block that ended keeps its rows, to be tried again with the next call. "warn": one
-        warning, rows counted as dropped, and training that goes on.
+        refused may be passed again, and a block that ended keeps its rows, to be tried again with the next call; those of one
+        that is refused for good (a field is missing, another writer took over) count as dropped. "warn": one warning, rows
+        counted as dropped, and training that goes on; a store that can't be opened, or hold the first batch, raises.
     dtype : str or torch.dtype, optional
         What vectors are rounded to, on their own device: "float16", "bfloat16", ... A finite value that overflows is refused
         on a CPU; on a GPU it becomes an infinity, and those the Writer counts.
@@ -54,9 +53,9 @@ class Recorder:
     def __init__(self, store: Writer | str | os.PathLike[str], *, start: Literal["over", "continue"] = "over", ring: int = 8,
                  on_full: OnFull = "block", on_error: Literal["raise", "warn"] = "raise", dtype: Any = None,
                  **options: Any) -> None:
-        _one_of("start", start, ("over", "continue"))
-        _one_of("on_full", on_full, ("block", "drop", "raise"))
-        _one_of("on_error", on_error, ("raise", "warn"))
+        one_of("start", start, ("over", "continue"))
+        one_of("on_full", on_full, ("block", "drop", "raise"))
+        one_of("on_error", on_error, ("raise", "warn"))
         if type(ring) is not int or ring < 1:
             raise ValueError(f"ring must be 1 batch or more, not {ring!r}")
         if isinstance(store, Writer) and options:
@@ -72,7 +71,8 @@ class Recorder:
         self._mark: dict[str, Any] | None = None        # loaded, and not yet rolled back to
         self._later: Later | None = None                # what must be deleted first
         self._safe = dict(EMPTY)                        # the last mark that the disk took
-        self._inside = self._closed = self._told = self._failed = False
+        self._inside = self._closed = self._told = self._failed = self._began = False
+        self._opening = threading.RLock()
         self._pid = os.getpid()
 
     @property
@@ -94,6 +94,7 @@ class Recorder:
         row, of which one is "vectors". A module that runs over k columns one after the other (a sentence-transformers loss)
         has k fields: ``field=["vectors", "positive"]``. Watch before ``torch.compile``. The result's ``remove()`` ends it."""
         names = [field] if isinstance(field, str) else list(field)
+        self._watched = [watched for watched in self._watched if watched.active]
         taken = {name for watched in self._watched for name in watched.fields}
         if not names or taken & set(names) or len(set(names)) < len(names):
             twice = ", ".join(sorted(taken & set(names)) or names)
@@ -107,25 +108,9 @@ class Recorder:
 
         ``step`` becomes a field of each row, as do ``fields`` and what ``set`` adds to the result. Forwards on other threads,
         and those inside backward, are not of the batch."""
-        self._check()
-        ids = sized(ids)
-        watching = [watched for watched in self._watched if watched.active]
-        if not watching:
-            raise ValueError("nothing is watched: call recorder.watch(module) first, or recorder.append(ids, vectors)")
-        if self._inside:
-            raise RuntimeError("a batch of this recorder is open already: they do not nest, and one thread at a time has one")
-        rows, count, values = Rows(fields), len(ids), {}
-        self._inside = True
-        try:
-            for watched in watching:
-                watched.begin()
+        ids, rows = sized(ids), Rows(fields)
+        with self._taking(len(ids)) as values:
             yield rows
-            for watched in watching if count else ():
-                values.update(watched.take(count))
-        finally:
-            self._inside = False
-            for watched in watching:
-                watched.end()
         both = values.keys() & rows.fields.keys()
         if both:
             raise ValueError(f"{', '.join(sorted(both))}: a watched module gives this field, and the batch sets it too")
@@ -140,19 +125,25 @@ class Recorder:
         """Commit, and compare the ids recorded for ``epoch`` with ``expected`` (ids, or their number for 0..n-1).
 
         Warns where something is missing, twice or unknown, and where rows were dropped; None as ``expected`` looks for twice
-        alone."""
+        alone. With on_error="warn", an epoch that can't be read is told of, and given as one without a row."""
         self._check()
+        epoch = whole("epoch", epoch)
         if not self.recorded and not self.dropped:
             for watched in self._watched:
                 if watched.unclaimed:
                     raise RuntimeError(_unclaimed(watched))
         self.commit()
+        if self._later is not None:
+            self._open()
+        # Before the first row, an earlier run's are no rows of this one.
+        version = None if self._delivery is not None or self._stays else checked_mark(self._mark)["version"]
         try:
-            with Reader(self.url, storage_options=self._storage_options()) as head:
-                found = head.coverage(expected, epochs=[epoch])[epoch]
-        except StoreNotFound:
-            none = np.zeros(0, np.int64)
-            found = cover(epoch, none, expected_ids(expected, None))
+            found = covered(self.url, version, epoch, expected, self._storage_options())
+        except OSError as error:
+            if self._on_error == "raise":
+                raise
+            warn(f"{self.url}: the rows of epoch {epoch} can't be read, so nothing is known of them: {error}{self._lack()}")
+            return uncovered(epoch, expected)
         if not found.exact or self.dropped:
             warn(f"{self.url}: {found}{self._lack()}")
         return found
@@ -217,7 +208,7 @@ class Recorder:
             if self._delivery is None and self._mark is not None and not self._failed:
                 self._open()
             if self._delivery is not None:
-                self._finish(self._delivery)
+                self._delivery.finish(own=self._given is None)
         finally:
             atexit.unregister(self.close)
         if self.dropped:
@@ -228,13 +219,6 @@ class Recorder:
                     self._forgotten(watched)
                     break
 
-    def _finish(self, delivery: Delivery) -> None:
-        assert self._writer is not None
-        try:
-            delivery.end()
-        finally:
-            delivery.guarded(self._writer.close if self._given is None else self._writer.commit)
-
     def __enter__(self) -> Recorder:
         return self
 
@@ -244,26 +228,50 @@ class Recorder:
     def __reduce__(self) -> Any:
         raise TypeError("a Recorder can't be pickled or copied: a checkpoint keeps its state_dict()")
 
+    @contextmanager
+    def _taking(self, count: int) -> Iterator[dict[str, Any]]:
+        """What the watched modules give inside for ``count`` rows, and nothing recorded."""
+        self._check()
+        watching = [watched for watched in self._watched if watched.active]
+        if not watching:
+            raise ValueError("nothing is watched: call recorder.watch(module) first, or recorder.append(ids, vectors)")
+        if self._inside:
+            raise RuntimeError("a batch of this recorder is open already: they do not nest, and one thread at a time has one")
+        self._inside = True
+        try:
+            with taking(watching, count) as values:
+                yield values
+        finally:
+            self._inside = False
+
     def _put(self, ids: Any, values: dict[str, Any], epoch: Any, step: int | None, *, keep: bool) -> None:
         if step is not None:
-            values["step"] = np.int64(step)
+            values["step"] = whole("step", step)
+        values = checked(ids, values)
         if not len(ids):
             return
-        values = checked(ids, values)
         if self._delivery is None:
-            self._open()
+            self._open(trial(ids, values, epoch, self._dtype))
         assert self._delivery is not None
         self._delivery.put(ids, values, epoch, keep=keep)
 
-    def _open(self) -> None:
-        """A Writer, and the store as the first row shall find it."""
-        self._failed = True             # it is told once: a close behind it does not try again
-        if self._later is not None:
-            self._mark, self._later = self._later.cut(self.url, self._storage_options()), None
-        self._writer, self._safe = placed(self._given, self.url, self._options, self._start, self._mark)
-        self._delivery = Delivery(self._writer, self._ring_size, self._on_full, self._on_error, self._dtype)
-        self._mark, self._failed = None, False
-        atexit.register(self.close)
+    @property
+    def _stays(self) -> bool:
+        """The first row goes behind those that are there."""
+        return self._mark is None and (self._start == "continue" or (self._given is not None and self._given.begun))
+
+    def _open(self, first: Batch | None = None) -> None:
+        """A Writer, and the store as the first row shall find it; as it was, where the first batch would be refused."""
+        with self._opening:
+            if self._delivery is not None:
+                return                  # another thread's first row was faster
+            self._failed = True         # it is told once: a close behind it does not try again
+            if self._later is not None:
+                self._mark, self._later = self._later.cut(self.url, self._options, first), None
+            self._writer, self._safe = placed(self._given, self.url, self._options, self._mark, stays=self._stays, first=first)
+            self._delivery = Delivery(self._writer, self._ring_size, self._on_full, self._on_error, self._dtype)
+            self._mark, self._failed = None, False
+            atexit.register(self.close)
 
     def _check(self) -> None:
         """Tell the training thread what went wrong since its last call."""
@@ -285,11 +293,6 @@ class Recorder:
 
     def _storage_options(self) -> Any:
         return self._options.get("storage_options") if self._given is None else self._given.storage_options
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
 def _unclaimed(watched: Watched) -> str:

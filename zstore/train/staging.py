@@ -38,6 +38,12 @@ def ready(value: Any, dtype: str | None) -> Any:
         return value
 
 
+def stand_in(value: Any, dtype: str | None) -> Any:
+    """A value to be judged before its batch is taken: what a GPU has yet to compute by its shape and type alone."""
+    value = ready(value, dtype)
+    return torch.zeros_like(value, device="cpu") if is_on_device(value) else value
+
+
 class Slot:
     """The memory of one batch. Written by the training thread, read by the ring's, never at once."""
 
@@ -48,7 +54,13 @@ class Slot:
 
     def fill(self, values: Mapping[str, Any], dtype: str | None, streams: Streams) -> None:
         """Copy all of it. ``dtype``: what a tensor named "vectors" on a GPU is rounded to, there. From a GPU the copies only
-        begin here; ``wait`` is their end."""
+        begin here; ``wait`` is their end.
+
+        A tensor that is made in inference mode can't be written outside it, and this memory is used again there."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._fill(values, dtype, streams)
+
+    def _fill(self, values: Mapping[str, Any], dtype: str | None, streams: Streams) -> None:
         filled: dict[str, Any] = {}
         devices: dict[Any, None] = {}
         for name, value in values.items():

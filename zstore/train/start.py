@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from zstore._typing import Array
-from zstore.errors import BehindCheckpoint, NotFound, StoreNotFound
+from zstore.errors import BehindCheckpoint, Conflict, NotFound, StaleWriter, StoreNotFound
 from zstore.maintenance.delete import delete
 from zstore.notices import warn
 from zstore.reader import Reader
+from zstore.view_coverage import Coverage, cover, expected_ids
 from zstore.writer import Writer
 
+Batch = tuple[Any, Any, Any, Mapping[str, Any]]             # ids, vectors, epoch, fields
 EMPTY = {"store_id": "", "version": 0, "commit_id": ""}      # the mark of a run that has recorded nothing
 
 
@@ -37,19 +39,64 @@ def head_mark(url: str, storage_options: Any) -> dict[str, Any]:
         return dict(EMPTY)
 
 
-def placed(writer: Writer | None, url: str, options: Mapping[str, Any], start: str, mark: Mapping[str, Any] | None,
-           ) -> tuple[Writer, dict[str, Any]]:
-    """A Writer, the one given or a new one, with the store as a run's first row shall find it; and that place's mark."""
+def check_store(url: str, mark: Mapping[str, Any], storage_options: Any) -> None:
+    """BehindCheckpoint where the store ends before the mark: when a checkpoint is loaded, and not at the first row. Reads
+    only."""
+    if not mark["version"]:
+        return
+    named = f"the checkpoint names version {mark['version']} (commit {mark['commit_id']})"
+    try:
+        with Reader(url, storage_options=storage_options) as head:
+            version = head.version
+    except StoreNotFound:
+        raise BehindCheckpoint(f"{named}, but there is no store at {url}; restore it, or leave the recorder out") from None
+    if version < mark["version"]:
+        raise BehindCheckpoint(f"{named}, but {url} ends at version {version}: {mark['version'] - version} commits are missing"
+                               "; restore the store, or load an older checkpoint")
+
+
+def placed(writer: Writer | None, url: str, options: Mapping[str, Any], mark: Mapping[str, Any] | None, *, stays: bool,
+           first: Batch | None) -> tuple[Writer, dict[str, Any]]:
+    """A Writer, the one given or a new one, with the store as a run's first row shall find it: as it is (``stays``), or rolled
+    back to ``mark``, None for empty; and that place's mark. ``first``: nothing is rolled back for a batch that would be refused
+    there."""
     storage_options = options.get("storage_options") if writer is None else writer.storage_options
-    here = mark if mark is not None or start == "over" else head_mark(url, storage_options)
+    here = head_mark(url, storage_options) if stays else mark
+    if not stays and mark is not None:
+        check_store(url, mark, storage_options)
     with ExitStack() as undo:
         if writer is None:
             writer = Writer(url, **options)
             undo.callback(writer.close)
-        if mark is not None or (start == "over" and not writer.begun):
-            writer.load_state_dict(mark if mark is not None and mark["version"] else None)
+        if not stays:
+            _roll_back(writer, mark if mark is not None and mark["version"] else None, first)
         undo.pop_all()
     return writer, checked_mark(here)
+
+
+def _roll_back(writer: Writer, mark: Mapping[str, Any] | None, first: Batch | None) -> None:
+    if first is not None:
+        writer.check(*first, at=mark or 0)
+    try:
+        writer.load_state_dict(mark)
+    except StaleWriter:
+        raise
+    except Conflict as error:
+        raise Conflict(f"{error}; or Recorder(writer, start=\"continue\"), which leaves the rows there are") from None
+
+
+def covered(url: str, version: int | None, epoch: int, expected: Any, storage_options: Any) -> Coverage:
+    """What a version, or head, holds of an epoch."""
+    try:
+        with Reader(url, version=version, storage_options=storage_options) as run:
+            return run.coverage(expected, epochs=[epoch])[epoch]
+    except StoreNotFound:
+        return uncovered(epoch, expected)
+
+
+def uncovered(epoch: int, expected: Any) -> Coverage:
+    """Of an epoch without a row."""
+    return cover(epoch, np.zeros(0, np.int64), expected_ids(expected, None))
 
 
 @dataclass(frozen=True)
@@ -59,9 +106,12 @@ class Later:
     ids: Array
     epochs: Array
 
-    def cut(self, url: str, storage_options: Any) -> dict[str, Any]:
-        """Delete them, for good; gives the mark of what is left."""
-        return dict(delete(url, self.ids, epoch=self.epochs, storage_options=storage_options).mark)
+    def cut(self, url: str, options: Mapping[str, Any], first: Batch | None) -> dict[str, Any]:
+        """Delete them, for good, but not for a first batch that would be refused behind it; gives the mark of what is left."""
+        if first is not None:
+            with Writer(url, **options) as writer:
+                writer.check(*first)
+        return dict(delete(url, self.ids, epoch=self.epochs, storage_options=options.get("storage_options")).mark)
 
 
 def way_back(url: str, step: int, storage_options: Any) -> tuple[dict[str, Any], Later | None]:

@@ -7,13 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from zstore.errors import BehindCheckpoint, StoreNotFound
 from zstore.notices import warn
-from zstore.reader import Reader
 from zstore.train.checkpoint import read_checkpoint, write_checkpoint
 from zstore.train.fingerprint import doubts, fingerprint
 from zstore.train.parts import check_part, part_state, restore_part
 from zstore.train.rng import restore_rng, rng_state
+from zstore.train.start import check_store, checked_mark
 
 FORMAT = 1
 PARTS = ("model", "optimizer", "scheduler", "scaler", "sampler")
@@ -68,7 +67,11 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and plain values; parts share their tensors with it, so copy it to keep it while training
-        goes on. Rows recorded so far are on the disk first. Draws no random number."""
+        goes on. Rows recorded so far are on the disk first. Draws no random number.
+
+        Save after the batch: RuntimeError inside an open ``recorder.batch``, whose rows the mark would lack."""
+        if self._recorder is not None and self._recorder._inside:
+            raise RuntimeError("a batch of the recorder is open, and its rows are recorded at its end: save after the batch")
         # First, so that whatever the others draw does not count.
         state: dict[str, Any] = {"format": FORMAT, "rng": rng_state()}
         if self._recorder is not None:
@@ -109,7 +112,7 @@ class TrainState:
                 ("the checkpoint holds", there - here, "this TrainState")) if more]
             raise ValueError(f"{'; '.join(told)}: make it of the same parts, or load single ones by hand from torch.load(path)")
         if self._recorder is not None and "recorder" in state:
-            _check_store(self._recorder, state["recorder"])
+            check_store(self._recorder.url, checked_mark(state["recorder"]), self._recorder._storage_options())
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         if self._recorder is not None:
@@ -127,19 +130,3 @@ class TrainState:
         restore_rng(state["rng"])
         if found:
             warn(f"the training goes on, but perhaps not with the same bits: {'; '.join(found)}")
-
-
-def _check_store(recorder: Any, mark: Mapping[str, Any]) -> None:
-    """BehindCheckpoint now, and not at the first row, where the store ends before the mark."""
-    if not mark["version"]:
-        return
-    try:
-        with Reader(recorder.url, storage_options=recorder._storage_options()) as head:
-            version = head.version
-    except StoreNotFound:
-        raise BehindCheckpoint(f"the checkpoint names version {mark['version']}, but there is no store at {recorder.url}; "
-                               "restore it, or leave the recorder out") from None
-    if version < mark["version"]:
-        raise BehindCheckpoint(f"the checkpoint names version {mark['version']}, but {recorder.url} ends at version {version}: "
-                               f"{mark['version'] - version} commits are missing; restore the store, or load an older "
-                               "checkpoint")
