@@ -6,7 +6,7 @@ TESTS ?= tests
 WORKERS ?= 2
 PYTEST_ARGS ?= -q -m "not slow" -n $(WORKERS) --dist worksteal
 # Once is enough for these: what they show does not hang on what is installed.
-ONCE = $(foreach room,benchmarks crash damage faults model security train stories/test_bigger_than_memory.py,--ignore=tests/$(room))
+ONCE = $(foreach room,benchmarks crash damage faults model security train embed stories/test_bigger_than_memory.py,--ignore=tests/$(room))
 SECONDS ?= 60
 SCENARIOS ?= all
 INPUTS = pyproject.toml constraints.txt

@@ -4,6 +4,7 @@
     python -m benchmarks all --save               and keep the results, for README and plots
     python -m benchmarks gather --url s3://bucket/prefix --rows 100000
     python -m benchmarks compare v0.1.0 .         two checkouts of zstore, in turn
+    python -m benchmarks embed                    how fast texts become vectors
     python -m benchmarks finetune                 what recording costs a real fine-tuning
     python -m benchmarks growth rows              how a store's costs grow
     python -m benchmarks members                  commits a second of a shared session, and lost numbers
@@ -31,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m benchmarks", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("scenario", nargs="+", choices=[*NAMES, "all"], metavar="SCENARIO",
-                      help=f"{', '.join(NAMES)}, all; or compare, finetune, growth, members, report (each has its own --help)")
+                      help=f"{', '.join(NAMES)}, all; or compare, embed, finetune, growth, members, report (each has "
+                           "its own --help)")
     made.add_argument("--url", help="a folder on the disk, or a prefix of the bucket, to measure (default: a folder here)")
     made.add_argument("-o", "--option", action="append", default=[], metavar="KEY=VALUE", help="a storage option; may repeat")
     made.add_argument("--rows", type=int, help="rows of a run (default: 500,000; 150,000 where all stores stand side by side)")
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """The exit status."""
-    if argv and argv[0] in ("compare", "finetune", "growth", "members", "report"):
+    if argv and argv[0] in ("compare", "embed", "finetune", "growth", "members", "report"):
         return other(argv[0], argv[1:])
     args = parser().parse_args(argv)
     if args.rows is not None and args.rows < 1_000:
@@ -80,6 +82,9 @@ def other(command: str, argv: list[str]) -> int:
     if command == "compare":
         from benchmarks import compare
         return compare.main(argv)
+    if command == "embed":
+        from benchmarks import embed
+        return embed.main(argv)
     if command == "finetune":
         from benchmarks import finetune
         return finetune.main(argv)

@@ -27,6 +27,8 @@ COMMANDS = {
     "delete": "hide the rows of sample ids, at once and for good",
     "gc": "remove what crashed and fenced writers left and no version names",
     "compact": "make a new store of the rows that count, in another codec, type or order",
+    "embed": "embed every text of a source, resumably, into a store that is made or continued",
+    "failures": "what has no vector after an embedding, and why; try again, or write it out",
     "demo": "train, kill, resume and read back: what zstore is for, in under a minute",
 }
 
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in COMMANDS:
         name, command = words[0], _load(words[0])
-        args = _command_parser(name, command).parse_args(words[1:])
+        args = _command_parser(name, command).parse_args(words[1:], argparse.Namespace(words=words))
         return _guarded(command, args)
     parser = _top_parser()
     parser.parse_args(words)

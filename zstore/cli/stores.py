@@ -16,6 +16,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
 def add_url(parser: argparse.ArgumentParser) -> None:
     """The store's URL and its storage options."""
     parser.add_argument("url", metavar="URL", help="the store: a path, or any fsspec URL")
+    add_storage(parser)
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """The storage options of the store."""
     parser.add_argument("-o", dest="options", metavar="KEY=VALUE", action="append", type=_option,
                         help="an option of the URL's storage, such as -o anon=true; may be given again")
 

@@ -1,0 +1,131 @@
+"""Several processes, one store: every text once, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shared import Counting, Slow, documents, held, made, rows, write
+
+import zstore
+from zstore.cli.main import main
+from zstore.embed import embed
+from zstore.embed.ledger import Ledger
+
+HERE = Path(__file__).parent
+CHILD = """
+    import sys
+
+    sys.path.insert(0, sys.argv[3])
+    from shared import Slow
+    from zstore.embed import embed
+
+    if __name__ == "__main__":
+        print("ready", flush=True)
+        embed(sys.argv[1], sys.argv[2], model=Slow(32), workers=2, commit_s=0.2, window=64, budget=512)
+"""
+
+
+def test_every_text_once_and_again_nothing(url: str, sound: Callable[[str], None]) -> None:
+    docs = documents(3000)
+    source = [*docs, ("bad", "")]
+    report = embed(source, url, model=Slow(32), workers=2, window=64, budget=512)       # slow, so that both take part
+    assert held(url) == made(docs) and rows(url) == 3000
+    assert (report.seen, report.embedded, report.copied, report.failed) == (3001, 2970, 30, 1)
+    assert [failure.id for failure in Ledger(url).all()] == ["bad"] and report.tokens > 0
+    again = embed(source, url, model="hash:32", workers=2)
+    assert (again.embedded, again.skipped) == (0, 3000)
+    more = documents(3100)
+    assert embed(more, url, model=Counting(), workers=2).embedded == 99
+    assert held(url) == made(more)
+    sound(url)
+
+
+def test_kept_fields_come_along(url: str) -> None:
+    docs = [{"id": n, "text": f"text {n}", "title": f"Title {n}"} for n in range(200)]
+    embed(docs, url, model="hash:32", workers=2, keep=["title"])
+    with zstore.Reader(url) as reader:
+        assert dict(zip(reader.ids.tolist(), reader.field("title").tolist(), strict=True)) == {
+            n: f"Title {n}" for n in range(200)}
+
+
+def test_a_worker_that_dies_is_an_error_and_the_rest_is_continued(url: str, children: Any, tmp_path: Path) -> None:
+    docs = documents(4000)
+    source = write(tmp_path / "docs.jsonl", docs)
+    child = children.start(CHILD, source, url, HERE)
+    children.line(child)
+    while rows(url) == 0:
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.02)
+    os.kill(_worker_of(child.pid), signal.SIGKILL)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 1 and "died with exit code -9" in err
+    there = rows(url)
+    report = embed(source, url, model=Counting())
+    assert report.skipped == there > 0 and held(url) == made(docs)
+
+
+def test_a_killed_parent_leaves_no_worker(url: str, children: Any, tmp_path: Path) -> None:
+    docs = documents(4000)
+    source = write(tmp_path / "docs.jsonl", docs)
+    child = children.start(CHILD, source, url, HERE)
+    children.line(child)
+    while rows(url) == 0:
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.02)
+    worker = _worker_of(child.pid)
+    children.kill(child)
+    while Path(f"/proc/{worker}").exists() and "zombie" not in Path(f"/proc/{worker}/status").read_text():
+        time.sleep(0.05)
+    embed(source, url, model=Counting())
+    assert held(url) == made(docs)
+
+
+def test_what_the_model_refuses_everywhere_is_told(url: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        embed(documents(50), url, model=Counting(stop_at=1, error=ZeroDivisionError), workers=2)
+    assert rows(url) == 0
+
+
+def test_control_c_reaches_all_and_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    docs = documents(20_000)
+    write(tmp_path / "docs.jsonl", docs)
+    words = shlex.split("embed docs.jsonl --to docs.zarr --model hash:32 --workers 2 --commit-s 0.1 --window 16 --budget 64")
+    with subprocess.Popen([sys.executable, "-m", "zstore.cli.main", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                          ) as child:
+        while rows("docs.zarr") == 0:
+            assert child.poll() is None, child.communicate()[1]
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in err
+    assert shlex.split(err.strip().splitlines()[-1]) == ["zstore", *words]
+    there = rows("docs.zarr")
+    assert 0 < there < 20_000
+    assert main([*words[:6], "--json"]) == 0
+    facts: Any = json.loads(capsys.readouterr().out)
+    assert facts["skipped"] == there and held("docs.zarr") == made(docs)
+
+
+def _worker_of(parent: int) -> int:
+    """The process id of one of the workers: a child that is not Python's own tracker of resources."""
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name), reverse=True):
+        try:
+            stat = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(stat[1]) == parent and "spawn_main" in (process / "cmdline").read_text():
+                return int(process.name)
+        except OSError:
+            pass
+    raise AssertionError("there is no worker")

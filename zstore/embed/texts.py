@@ -1,0 +1,35 @@
+"""The source as a run takes it: read, cut into passages, looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from zstore.embed.check import checked
+from zstore.embed.passages import OFFSET, PARENT, split
+from zstore.embed.sources import read
+from zstore.embed.types import Failure, Item
+
+PASSAGE_FIELDS = (PARENT, OFFSET)
+
+
+def texts_of(source: Any, *, id: str = "id", text: str = "text", keep: Sequence[str] = (), format: str | None = None,
+             passages: int | None = None, overlap: int = 0, max_chars: int | None = None,
+             source_options: Mapping[str, Any] | None = None) -> Iterator[Item | Failure]:
+    """Items with texts, and a Failure for each that has none, in the order of the source. Raises at once what the options, or a
+    source that is not there, raise."""
+    items = read(source, id=id, text=text, keep=keep, format=format, storage_options=source_options)
+    if passages is not None:
+        split(Item("", ""), passages, overlap)      # says what is wrong with the two
+        items = _cut(items, passages, overlap)
+    elif overlap:
+        raise ValueError(f"overlap={overlap} is of passages: say how long they are")
+    return checked(items, max_chars=max_chars)
+
+
+def _cut(items: Iterable[Item | Failure], size: int, overlap: int) -> Iterator[Item | Failure]:
+    for item in items:
+        if isinstance(item, Failure):
+            yield item
+        else:
+            yield from split(item, size, overlap)
