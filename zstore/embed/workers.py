@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,11 +192,9 @@ def _work(member: int, task: Task, inbox: Any, outbox: Any, stop: Any) -> None:
 
 
 def _plain(error: BaseException) -> BaseException:
-    """The error as another process can read it."""
-    import pickle
-
+    """The error as the queue can carry it to another process of this run."""
     try:
-        again = pickle.loads(pickle.dumps(error))
+        again = ForkingPickler.loads(ForkingPickler.dumps(error))
         return error if type(again) is type(error) and isinstance(error, Exception) else RuntimeError(repr(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
