@@ -56,8 +56,10 @@ def in_save(number: int, part: str) -> Kill:
 
         def half(state: Any, file: Any) -> None:
             nonlocal saves
-            saves += 1
             save(state, file)
+            if isinstance(file, Path):      # the weights at the end, no checkpoint
+                return
+            saves += 1
             if saves == number and part == "half":
                 file.flush()
                 os.ftruncate(file.fileno(), file.tell() // 2)
