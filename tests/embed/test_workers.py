@@ -58,14 +58,20 @@ def test_kept_fields_come_along(url: str) -> None:
             n: f"Title {n}" for n in range(200)}
 
 
-def test_a_worker_that_dies_is_an_error_and_the_rest_is_continued(url: str, children: Any, tmp_path: Path) -> None:
-    docs = documents(4000)
-    source = write(tmp_path / "docs.jsonl", docs)
+def _at_work(children: Any, source: Path, url: str) -> Any:
+    """A child whose workers have committed rows."""
     child = children.start(CHILD, source, url, HERE)
     children.line(child)
     while rows(url) == 0:
         assert child.poll() is None, child.communicate()[1]
         time.sleep(0.02)
+    return child
+
+
+def test_a_worker_that_dies_is_an_error_and_the_rest_is_continued(url: str, children: Any, tmp_path: Path) -> None:
+    docs = documents(4000)
+    source = write(tmp_path / "docs.jsonl", docs)
+    child = _at_work(children, source, url)
     os.kill(_worker_of(child.pid), signal.SIGKILL)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 1 and "died with exit code -9" in err
@@ -77,11 +83,7 @@ def test_a_worker_that_dies_is_an_error_and_the_rest_is_continued(url: str, chil
 def test_a_killed_parent_leaves_no_worker(url: str, children: Any, tmp_path: Path) -> None:
     docs = documents(4000)
     source = write(tmp_path / "docs.jsonl", docs)
-    child = children.start(CHILD, source, url, HERE)
-    children.line(child)
-    while rows(url) == 0:
-        assert child.poll() is None, child.communicate()[1]
-        time.sleep(0.02)
+    child = _at_work(children, source, url)
     worker = _worker_of(child.pid)
     children.kill(child)
     while Path(f"/proc/{worker}").exists() and "zombie" not in Path(f"/proc/{worker}/status").read_text():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from zstore._typing import Array, Int64s
+from zstore._typing import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +77,3 @@ class Report:
 
 
 Rows = tuple[Sequence[Any], Array, dict[str, Any]]      # ids, vectors, fields: what is appended at once
-Order = Int64s                                          # positions
