@@ -15,7 +15,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "zstore"
-    matplotlib.rcParams["svg.fonttype"] = "none"        # text as text: a tenth of the bytes
+    matplotlib.rcParams["svg.fonttype"] = "none"        # text as text: fewer bytes
     from matplotlib import pyplot
     figures = [f for f in (Figure(**known) for known in result["figures"])
                if any(f.name in c["figures"] for c in result["contenders"].values())]

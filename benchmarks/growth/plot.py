@@ -20,7 +20,7 @@ def draw(found: dict[str, Any], out: Path) -> Path:
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "zstore"      # the same picture from the same numbers
-    matplotlib.rcParams["svg.fonttype"] = "none"        # text as text: a tenth of the bytes
+    matplotlib.rcParams["svg.fonttype"] = "none"        # text as text: fewer bytes
     points = found["points"]
     shown = [m for m in MEASURES if m in found["growth"]]
     columns = 5
