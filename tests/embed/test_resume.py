@@ -17,6 +17,8 @@ from zstore.embed.types import Failure, Item
 
 def test_a_table_is_a_dict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashes, "BUFFERED", 16)
+    monkeypatch.setattr(hashes, "FILED", 64)
+    monkeypatch.setattr(hashes, "_PIECE", 48)
     rng = random.Random(0)
     keys = np.array([rng.getrandbits(64) for _ in range(100)], np.uint64)
     table, plain = Table(keys, np.arange(100)), dict(zip(keys.tolist(), range(100), strict=True))

@@ -1,9 +1,12 @@
-"""Hashes of texts and ids, and a table from one to another that grows by 16 bytes an entry."""
+"""Hashes of texts and ids, and a table from one to another whose entries wait in a file, not in memory."""
 
 from __future__ import annotations
 
+import mmap
+import tempfile
+from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,16 @@ from zstore._typing import Int64s
 
 UInt64s = npt.NDArray[np.uint64]
 BUFFERED = 4096
+FILED = 65_536          # entries: a run of more is kept in a file
+_PIECE = 65_536         # entries that are merged at once
+_WORD = 8
+
+
+class Run(NamedTuple):
+    """Entries by ascending key, each key once."""
+
+    keys: UInt64s
+    values: Int64s
 
 
 def hash_text(text: str, key: bytes) -> int:
@@ -25,21 +38,23 @@ def hash_id(item: Any) -> int:
 
 
 class Table:
-    """From uint64 to int64, in sorted runs that are merged as they grow: ten million entries of a dict are a gigabyte, these
-    are 160 MB.
+    """From uint64 to int64, in sorted runs that are merged as they grow. Ten million entries of a dict are a gigabyte; these
+    are 160 MB of a file without a name in the folder for temporary files, whose pages the system may take back.
 
     Of entries with one key the later counts."""
 
     def __init__(self, keys: UInt64s | None = None, values: Int64s | None = None) -> None:
         self._new: dict[int, int] = {}
-        self._runs: list[tuple[UInt64s, Int64s]] = []
-        if keys is not None and values is not None and len(keys):
-            self._runs.append(_sorted(keys, values))
+        self._runs: list[Run] = []
+        if keys is not None and values is not None:
+            for at in range(0, len(keys), 4 * FILED):
+                self._add(_sorted(keys[at:at + 4 * FILED], values[at:at + 4 * FILED]))
 
     def put(self, key: int, value: int) -> None:
         self._new[key] = value
         if len(self._new) >= BUFFERED:
-            self._settle()
+            new, self._new = self._new, {}
+            self._add(_sorted(np.fromiter(new.keys(), np.uint64, len(new)), np.fromiter(new.values(), np.int64, len(new))))
 
     def get(self, keys: list[int]) -> list[int | None]:
         """The value of each key, None where it is not there."""
@@ -58,19 +73,46 @@ class Table:
                     found[row] = value
         return found
 
-    def _settle(self) -> None:
-        keys = np.fromiter(self._new.keys(), np.uint64, len(self._new))
-        values = np.fromiter(self._new.values(), np.int64, len(self._new))
-        self._new = {}
-        self._runs.append(_sorted(keys, values))
-        while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
-            (older, old), (newer, new) = self._runs[-2:]
-            self._runs[-2:] = [_sorted(np.concatenate([older, newer]), np.concatenate([old, new]))]
+    def _add(self, run: Run) -> None:
+        self._runs.append(run)
+        while len(self._runs) > 1 and len(self._runs[-2].keys) <= 2 * len(self._runs[-1].keys):
+            self._runs[-2:] = [_merged(*self._runs[-2:])]
 
 
-def _sorted(keys: UInt64s, values: Int64s) -> tuple[UInt64s, Int64s]:
-    """By key, each once: its last entry."""
+def _sorted(keys: UInt64s, values: Int64s) -> Run:
+    """Of each key the last entry."""
     order = np.argsort(keys, kind="stable")
     keys, values = keys[order], values[order]
     last = np.append(keys[1:] != keys[:-1], True)
-    return keys[last], values[last]
+    return Run(keys[last], values[last])
+
+
+def _merged(old: Run, new: Run) -> Run:
+    if len(old.keys) + len(new.keys) > FILED:
+        return _filed(_pieces(old, new))
+    return _sorted(np.concatenate([old.keys, new.keys]), np.concatenate([old.values, new.values]))
+
+
+def _pieces(old: Run, new: Run) -> Iterator[Run]:
+    """Both as one, some keys at a time."""
+    start = other = 0
+    while start < len(old.keys) or other < len(new.keys):
+        stop = min(start + _PIECE, len(old.keys))
+        upto = len(new.keys) if stop == len(old.keys) else int(np.searchsorted(new.keys, old.keys[stop]))
+        yield _sorted(np.concatenate([old.keys[start:stop], new.keys[other:upto]]),
+                      np.concatenate([old.values[start:stop], new.values[other:upto]]))
+        start, other = stop, upto
+
+
+def _filed(pieces: Iterator[Run]) -> Run:
+    """In two files without a name, gone when the arrays are."""
+    with tempfile.TemporaryFile() as keys, tempfile.TemporaryFile() as values:
+        count = 0
+        for piece in pieces:
+            keys.write(piece.keys.data)
+            values.write(piece.values.data)
+            count += len(piece.keys)
+        keys.flush()
+        values.flush()
+        maps = [mmap.mmap(file.fileno(), _WORD * count, access=mmap.ACCESS_READ) for file in (keys, values)]
+    return Run(np.frombuffer(maps[0], np.uint64), np.frombuffer(maps[1], np.int64))
