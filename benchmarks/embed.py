@@ -3,11 +3,13 @@
     python -m benchmarks embed                            some hundred docstrings of the standard library
     python -m benchmarks embed --json found.json          goes on with what the file holds: many short runs make a long one
     python -m benchmarks embed --file texts.txt           one text a line; --device cuda on a GPU
+    python -m benchmarks embed --sizes                    which batches are best: texts for encode, tokens for zstore
 
 Contenders embed the same texts in turn, round by round, in one process, so that a machine's weather is everyone's. ``encode``
 is given the whole list; the chunk-at-a-time script calls it for 64 texts after another, as such scripts do. The floor is the
-model alone: as many tokens in batches without padding, made before the clock runs. In the first round all vectors are
-compared with those of ``encode``: float32 to 1e-6, bfloat16 by a cosine of 0.9999.
+model alone: as many tokens in batches without padding, made before the clock runs. "stored" is ``zstore.embed.embed`` whole:
+source, keys, ledger, a new store, commits; beside the engine alone it says what storing costs. In the first round all vectors
+are compared with those of ``encode``: float32 to 1e-6, bfloat16 by a cosine of 0.9999.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import json
 import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ from benchmarks import machine
 CHUNK = 64
 BASE = "encode(batch_size=32)"
 FLOAT32, BFLOAT16 = "zstore float32", "zstore bfloat16"
+STORED = "stored"
+BATCH_SIZES, BUDGETS = (8, 64, 128, 256), (256, 512, 1024, 1536, 2048, 4096, 8192, 32_768)
 
 
 class Work:
@@ -50,27 +56,47 @@ class Work:
         size = round(self.tokens / len(tokens))     # the model alone, on texts that all have the mean length
         self.packed = [ids[at:at + size] for at in range(0, len(ids) - size + 1, size)]
         self.ways: dict[str, Callable[[], Any]] = {
-            BASE: lambda: self.model.encode(self.texts, batch_size=32, show_progress_bar=False),
+            BASE: lambda: self.theirs(32),
             f"encode, {CHUNK} texts at a time": self.chunks,
-            FLOAT32: lambda: self.engine(FLOAT32), f"{FLOAT32} exact": lambda: self.engine(FLOAT32, exact=True),
+            FLOAT32: lambda: self.engine(FLOAT32), f"{FLOAT32} {STORED}": lambda: self.stored(FLOAT32),
+            f"{FLOAT32} exact": lambda: self.engine(FLOAT32, exact=True),
             "floor float32": lambda: self.floor(FLOAT32),
-            BFLOAT16: lambda: self.engine(BFLOAT16), "floor bfloat16": lambda: self.floor(BFLOAT16)}
+            BFLOAT16: lambda: self.engine(BFLOAT16), f"{BFLOAT16} {STORED}": lambda: self.stored(BFLOAT16),
+            "floor bfloat16": lambda: self.floor(BFLOAT16)}
+        if args.sizes:
+            self.ways = {BASE: self.ways[BASE],
+                         **{f"encode(batch_size={size})": partial(self.theirs, size) for size in BATCH_SIZES},
+                         **{f"zstore, budget {budget}": partial(self.engine, FLOAT32, budget=budget) for budget in BUDGETS},
+                         "floor float32": self.ways["floor float32"]}
+
+    def theirs(self, size: int) -> Any:
+        return self.model.encode(self.texts, batch_size=size, show_progress_bar=False)
 
     def chunks(self) -> Any:
         return np.concatenate([self.model.encode(self.texts[at:at + CHUNK], show_progress_bar=False)
                                for at in range(0, len(self.texts), CHUNK)])
 
-    def engine(self, name: str, exact: bool = False) -> Any:
+    def engine(self, name: str, exact: bool = False, budget: int | None = None) -> Any:
         from zstore.embed.engine import vectors
         from zstore.embed.types import Failure
         encoder, found, padded = self.encoders[name], np.empty((len(self.texts), 384), np.float32), 0
-        for batch in vectors(iter(enumerate(self.texts)), encoder, budget=self.args.budget, exact=exact):
+        for batch in vectors(iter(enumerate(self.texts)), encoder, budget=budget or self.args.budget, exact=exact):
             assert not isinstance(batch, Failure), batch
             keys, rows, stats = batch
             found[keys] = rows
             padded += stats.padded
-        self.padding[f"{name} exact" if exact else name] = padded / self.tokens
+        self.padding[f"zstore, budget {budget}" if budget else f"{name} exact" if exact else name] = padded / self.tokens
         return found
+
+    def stored(self, name: str) -> Any:
+        import zstore
+        from zstore.embed import embed
+        with tempfile.TemporaryDirectory(prefix="benchmark-embed-") as folder:
+            url = f"{folder}/docs.zarr"
+            report = embed(enumerate(self.texts), url, model=self.encoders[name], budget=self.args.budget)
+            assert report.embedded + report.copied == len(self.texts), report
+            with zstore.Reader(url) as reader:
+                return np.array(reader.get(np.arange(len(self.texts))), np.float32)
 
     def floor(self, name: str) -> None:
         encoder = self.encoders[name]
@@ -146,15 +172,27 @@ def text(result: dict[str, Any]) -> str:
     """The table for people: ratios are medians over rounds."""
     base = result["seconds"][BASE]
     lines = [f"{result['texts']:,} texts, {result['tokens']:,} tokens, median {result['median']:.0f}, longest "
-             f"{result['longest']}; {len(base)} rounds", f"{'':28} {'texts/s':>9} {'tokens/s':>9} {'padding':>8}  times {BASE}"]
+             f"{result['longest']}; {len(base)} rounds",
+             f"{'':28} {'texts/s':>9} {'tokens/s':>9} {'padding':>8} {'of floor':>9}  times {BASE}"]
     for name, seconds in result["seconds"].items():
         middle = statistics.median(seconds)
         ratios = sorted(b / s for b, s in zip(base, seconds, strict=True))
         pad = result["padding"].get(name)
+        floor = result["seconds"].get(f"floor {'bfloat16' if 'bfloat16' in name else 'float32'}")
+        share = "" if floor is None else format(_middle(floor, seconds), ".0%")
         lines.append(f"{name:28} {result['texts'] / middle:9.1f} {result['tokens'] / middle:9.0f} "
-                     f"{'' if pad is None else format(pad, '.3f'):>8}  {statistics.median(ratios):.2f} "
+                     f"{'' if pad is None else format(pad, '.3f'):>8} {share:>9}  {statistics.median(ratios):.2f} "
                      f"({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    for name in (FLOAT32, BFLOAT16):
+        stored, alone = (result["seconds"].get(each) for each in (f"{name} {STORED}", name))
+        if stored and alone:
+            lines.append(f"storing costs {_middle(stored, alone) - 1:+.1%} of {name}")
     return "\n".join(lines)
+
+
+def _middle(one: list[float], other: list[float]) -> float:
+    """The median of a round's ratios."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -166,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--budget", type=int, default=None, help="padded tokens of a batch; default: the encoder's own")
     made.add_argument("--threads", type=int, default=None)
     made.add_argument("--device", default="cpu")
+    made.add_argument("--sizes", action="store_true", help="sizes of batches beside each other")
     made.add_argument("--unchecked", action="store_true", help="compare no vectors, which takes a round")
     made.add_argument("--json", type=Path, default=None)
     return made

@@ -15,6 +15,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def memory(count: int, url: str) -> dict[str, Any]:
     check(url, count)
     tenths = [next(figures for figures in found if figures[0] >= part * count // 10) for part in range(1, 11)]
     own = [max(bytes_ for done, bytes_, _ in found if low[0] <= done <= high[0])
-           for low, high in zip(tenths, tenths[1:], strict=False)]
+           for low, high in pairwise(tenths)]
     return {"items": count, "seconds": seconds, "tenths": tenths, "bytes_per_item": (own[-1] - own[0]) / (count * 0.8),
             "most": max(one + other for _, one, other in found)}
 
