@@ -19,7 +19,7 @@ define fresh
 	@$(2) -m venv $(1)
 endef
 
-.PHONY: demo test test-core test-312 test-benchmarks test-main lint bench growth soak matrix clean
+.PHONY: demo test test-core test-312 test-benchmarks test-main lint bench corpus growth soak matrix clean
 
 demo: .venv-demo/.stamp
 	@.venv-demo/bin/zstore demo
@@ -68,6 +68,11 @@ matrix: .venv-test/.stamp
 # Every scenario, every contender: about an hour. Some: make bench SCENARIOS="append gather"
 bench: .venv-bench/.stamp
 	@.venv-bench/bin/python -m benchmarks $(SCENARIOS)
+
+# A hundred thousand real texts, killed, changed and mended; then ten million rows by four processes: more than an hour.
+corpus: .venv-bench/.stamp
+	@.venv-bench/bin/python -m benchmarks corpus
+	@.venv-bench/bin/python -m benchmarks embed_scale
 
 # How costs grow with rows, epochs, commits, dims, members, preemptions.
 growth: .venv-bench/.stamp

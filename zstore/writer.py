@@ -83,6 +83,7 @@ class Writer:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = self._appended = False
+        self.tells_superseded = True
         self.begun = at is not None         # where it stands is settled: so `at` said, or rows were appended
         self._core: Committer | None = None
         self._crew: Crew | None = None
@@ -188,7 +189,7 @@ class Writer:
             finally:
                 self._let_go()
         core = self._core
-        if core is not None and core.superseded:
+        if core is not None and core.superseded and self.tells_superseded:
             warn(f"{self.url}: {core.superseded:,} keys (id, epoch) that an earlier session committed are superseded by this "
                  "session's rows; latest(), epoch() and get() give the new ones")
 

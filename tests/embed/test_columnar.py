@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from zstore.embed.progress import count_of
 from zstore.embed.sources import read
 from zstore.embed.types import Failure, Item
 from zstore.errors import MissingExtra
@@ -58,6 +59,13 @@ def test_parquet_over_fsspec(table: Any, tmp_path: Path) -> None:
         assert found("memory://columnar/docs.parquet") == EXPECTED == found("memory://columnar")
     finally:
         fs.rm("/columnar", recursive=True)
+
+
+def test_parquet_is_counted_by_its_footer(table: Any, tmp_path: Path) -> None:
+    path = wrote(table, tmp_path / "docs.parquet", row_group_size=3)
+    assert count_of(path) == 4 and count_of([path, str(path)]) == 8
+    (tmp_path / "text.parquet").write_text("this is no Parquet file")
+    assert count_of(tmp_path / "text.parquet") is None
 
 
 def test_parquet_that_is_wrong(table: Any, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from zstore._typing import Array
+from zstore.embed import engine
 from zstore.embed.budget import Budget
+from zstore.embed.callables import CallableEncoder
 from zstore.embed.engine import vectors
 from zstore.embed.hashing import HashingEncoder
 from zstore.embed.types import Failure
@@ -166,6 +168,39 @@ def test_a_vector_that_is_no_number_is_a_failure() -> None:
     assert "NaN" in next(iter(failures.values())).reason and rows
 
 
+@pytest.mark.parametrize("stage", ["encode", "tokenize", "memory"])
+def test_many_bad_texts_in_a_row_are_not_taken_for_a_bad_model(stage: str) -> None:
+    """The longest go first, and those that are too long for a model come one after another."""
+    source = [f"poison {'word ' * 99}{n}" for n in range(20)] + texts(480)
+    encoder = {"encode": Fussy(hates=["poison"]), "tokenize": Fussy(unreadable=["poison"]), "memory": Fussy(room=100)}[stage]
+    rows, failures, _ = run(source, encoder, budget=100)
+    assert set(failures) == set(range(20)) and {at: row for at, row in wanted(source).items() if at >= 20} == rows
+    again, failures, _ = run(source[::-1], encoder, budget=100, window=10)      # windows that have no good one
+    assert len(failures) == 20 and len(again) == 480
+
+
+def test_long_texts_that_do_not_fit_alone_leave_the_budget_alone() -> None:
+    source = [f"{'word ' * 400}{n}" for n in range(14)] + texts(100)
+    limit, encoder = Budget(256), Fussy(room=300)
+    _, failures, stats = run(source, encoder, budget=limit)
+    assert set(failures) == set(range(14)) and limit.now == 256 and {said.budget for said in stats} == {256}
+
+
+@pytest.mark.parametrize("stage", ["encode", "memory"])
+def test_a_model_that_breaks_on_the_way_surfaces(stage: str) -> None:
+    """A GPU that is gone, or that another process filled."""
+    encoder, done, failed = Fussy(), 0, 0
+    with pytest.raises(RuntimeError if stage == "encode" else MemoryError):
+        for found in vectors(iter(enumerate(["same text"] * 5000)), encoder, window=100, budget=20):
+            if isinstance(found, Failure):
+                failed += 1
+                continue
+            done += len(found[0])
+            if done >= 300:
+                encoder.hates, encoder.room = (encoder.tokenize(["same"])[0], 1 << 30) if stage == "encode" else ([], 0)
+    assert done < 500 and failed < 20
+
+
 @pytest.mark.parametrize("stage", ["encode", "tokenize"])
 def test_a_model_that_fails_at_everything_surfaces(stage: str) -> None:
     """Not a hundred thousand entries in the ledger."""
@@ -197,6 +232,44 @@ def test_a_source_that_breaks_loses_nothing_that_it_gave() -> None:
         for keys, _, _ in found:    # type: ignore[misc]
             rows += keys
     assert sorted(rows) == list(range(25))
+
+
+def test_a_slow_source_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it gave in the time of a window has its vectors before it is asked for more."""
+    monkeypatch.setattr(engine, "_WINDOW_S", 0.0)       # each text takes longer than that
+    done: list[int] = []
+
+    def source() -> Iterator[tuple[int, str]]:
+        for at, text in enumerate(texts(20)):
+            assert len(done) == at
+            yield at, text
+    for keys, _, _ in vectors(source(), HashingEncoder(16)):    # type: ignore[misc]
+        done += keys
+    assert done == list(range(20))
+
+
+def test_a_source_that_says_that_it_will_take_a_while_is_not_waited_for() -> None:
+    done: list[int] = []
+
+    def source() -> Iterator[tuple[int, str] | None]:
+        for at, text in enumerate(texts(60)):
+            if at % 20 == 5:
+                yield None
+                assert len(done) == at
+                yield None
+            yield at, text
+    for keys, _, _ in vectors(source(), HashingEncoder(16), window=10):     # type: ignore[misc]
+        done += keys
+    assert sorted(done) == list(range(60))
+
+
+def test_exact_asks_no_function_for_two_texts_at_once() -> None:
+    """What a function does to texts that come together, nobody knows: here each vector hangs on its neighbours."""
+    def padding(given: list[str]) -> Array:
+        return np.array([[len(text), max(map(len, given)), len(given)] for text in given], np.float32)
+    source = texts(100)
+    rows, failures, _ = run(source, CallableEncoder(padding), exact=True)
+    assert not failures and rows == {at: padding([text]).tobytes() for at, text in enumerate(source)}
 
 
 def tokenizers() -> list[threading.Thread]:

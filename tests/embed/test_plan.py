@@ -90,6 +90,13 @@ def test_each_growth_that_failed_makes_the_next_trial_later() -> None:
     assert first < second < until_it_grows(budget)
 
 
+def test_a_long_text_alone_says_nothing_of_the_budget() -> None:
+    budget = Budget(8192)
+    for _ in range(14):
+        budget.failed(9000)
+    assert budget.now == 8192
+
+
 def test_a_budget_never_falls_below_one() -> None:
     budget = Budget(2)
     for _ in range(5):

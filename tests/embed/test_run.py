@@ -15,7 +15,6 @@ from shared import Counting, documents, held, made, rows, write
 
 import zstore
 from zstore.embed import embed
-from zstore.embed import run as run_module
 from zstore.embed.hashing import HashingEncoder
 from zstore.embed.ledger import Ledger
 from zstore.errors import Conflict, ZStoreError
@@ -64,9 +63,8 @@ def test_tuesday(url: str) -> None:
     tuesday = [(key, f"{text} changed" if n < 20 else text) for n, (key, text) in enumerate(monday) if n < 1995]
     tuesday += [(f"new-{n}", f"a text of Tuesday, number {n}") for n in range(30)]
     encoder = Counting()
-    with pytest.warns(UserWarning, match=r"20 keys .* are superseded"):
-        report = embed(tuesday, url, model=encoder)
-    assert encoder.texts == report.embedded == 50
+    report = embed(tuesday, url, model=encoder)         # a warning would be an error: changed texts are what it is for
+    assert encoder.texts == report.embedded == 50 and report.changed == 20
     assert (report.absent, report.pruned) == (5, 0)
     assert held(url) == made(tuesday) | made(monday[-5:])
     report = embed(tuesday, url, model=Counting(), prune=True)
@@ -193,15 +191,6 @@ def test_equal_texts_are_computed_once_within_a_run_and_across_runs(url: str) ->
     assert set(held(url).values()) == set(made([("x", "the very same")]).values()) and rows(url) == 5010
 
 
-def test_a_great_many_equal_texts_do_not_pile_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "_WAITING", 100)
-    docs = [(n, f"text {n % 3}") for n in range(5000)]
-    encoder = Counting()
-    report = embed(docs, url, model=encoder, window=64)
-    assert encoder.texts < 2000 and report.embedded + report.copied == 5000
-    assert held(url) == {n: made([(n, text)])[n] for n, text in docs}
-
-
 def test_texts_equal_to_one_that_fails_fail_with_it(url: str) -> None:
     class Picky(HashingEncoder):
         def encode(self, tokens: Any) -> Any:
@@ -234,24 +223,23 @@ def test_kept_fields_and_their_changes(url: str, tmp_path: Path) -> None:
     docs[9]["year"] = "unknown"
     write(source, docs)
     encoder = Counting()
-    with pytest.warns(UserWarning, match="superseded"):
+    with pytest.warns(UserWarning, match=r"'year' of 1 items is not float64 .* has 'unknown'; .*--keep year:string"):
         report = embed(source, url, model=encoder)
-    assert encoder.texts == 0 and (report.copied, report.skipped, report.failed) == (2, 97, 1)
+    assert encoder.texts == 0 and (report.copied, report.skipped, report.failed) == (3, 97, 0)
     with zstore.Reader(url) as reader:
         view = reader.latest()
         at = {key: row for row, key in enumerate(view.ids.tolist())}
         titles, years = view.field("title"), view.field("year")
-        assert titles[at[7]] == "A new title" and years[at[8]] == 2000 and years[at[9]] == 1909
-        assert years.dtype == np.int64 and view.field("score").dtype == np.float64
-    assert "'unknown'" in Ledger(url).all()[0].reason
+        assert titles[at[7]] == "A new title" and years[at[8]] == 2000 and np.isnan(years[at[9]])
+        assert years.dtype == np.float64 and view.field("score").dtype == np.float64
     with pytest.raises(ValueError, match=r"keeps title, year, score.*keep title"):
         embed(source, url, model=Counting(), keep=["title"])
 
 
 def test_ids_of_the_other_kind(url: str) -> None:
     embed([(1, "one"), (2, "two")], url, model=Counting())
-    assert embed([(3, "three"), ("four", "four")], url, model=Counting()).failed == 1
-    assert set(held(url)) == {1, 2, 3}
+    assert embed([(3, "three"), ("four", "four"), ("5", "five")], url, model=Counting()).failed == 1
+    assert set(held(url)) == {1, 2, 3, 5} and "id='NAME:string'" in Ledger(url).all()[0].reason
 
 
 def test_integers_among_strings_become_strings(url: str) -> None:
@@ -335,6 +323,18 @@ def test_a_mistyped_source_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         embed(tmp_path / "absent.jsonl", tmp_path / "run.zarr", model="hash:32")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "words"), [("batch_size", "budget, in padded tokens"), ("nonsense", "the writer's codec")])
+def test_an_option_that_there_is_not(option: str, words: str, url: str) -> None:
+    with pytest.raises(TypeError, match=f"embed has no option '{option}': .*{words}"):
+        embed(documents(5), url, model="hash:32", **{option: 32})
+
+
+def test_one_store_has_one_dimension(url: str) -> None:
+    embed(documents(5), url, model="hash:32")
+    with pytest.raises(ValueError, match=r"32 dimensions as float32, and those of the model hash:48 have 48 .* one dimension"):
+        embed(documents(5), url, model="hash:48", epoch=1)
 
 
 def test_a_run_has_a_process(url: str) -> None:

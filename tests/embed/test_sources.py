@@ -144,6 +144,8 @@ def test_one_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "sub/a.txt", b"one")
     monkeypatch.chdir(tmp_path)
     assert list(read("sub/a.txt")) == [Item("sub/a.txt", "one", place="sub/a.txt")]
+    ids = [item.id for item in read(["./sub/a.txt", "sub/../sub//a.txt", Path("sub/a.txt"), "./sub/*.txt"])]
+    assert ids == ["sub/a.txt"] * 4
     with pytest.raises(ValueError, match="no columns, so 'title' can't be kept"):
         read("sub/a.txt", keep=["title"])
 
@@ -164,6 +166,47 @@ def test_an_empty_folder_and_an_empty_file_have_no_items(tmp_path: Path) -> None
     for name in ("a.jsonl", "a.csv", "a.jsonl.gz", "head.csv"):
         assert list(read(put(tmp_path, name, b"id,text\n" if name == "head.csv" else b""))) == []
     assert list(read(tmp_path / "none")) == []
+
+
+def test_stores_and_their_ledgers_are_no_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "tx/a.txt", b"one")
+    put(tmp_path, "tx/st.zarr/zarr.json", b"{}")
+    put(tmp_path, "tx/st.zarr/vectors/c/0", b"x")
+    put(tmp_path, "tx/st.zarr.failures.jsonl", b"{}\n")
+    monkeypatch.chdir(tmp_path)
+    for source in ("tx", "./tx/", "tx/**", "tx/*", str(tmp_path / "tx"), tmp_path / "tx"):
+        for to in (None, "tx/st.zarr"):
+            assert [item.id.removeprefix("tx/").rpartition("/")[2] for item in read(source, to=to)] == ["a.txt"], source
+    assert [item.id for item in read(["tx/a.txt", "tx/st.zarr", "tx/st.zarr.failures.jsonl"], to="tx/st.zarr")] == ["tx/a.txt"]
+    with pytest.warns(UserWarning, match=r"tx/st\.zarr is a Zarr store, and is left out"):
+        assert len(list(read(["tx/a.txt", "tx/st.zarr"]))) == 1
+    for source in ("tx/st.zarr", "tx/st.zarr.failures.jsonl"):
+        with pytest.raises(ValueError, match="and no source of texts"):
+            read(source)
+
+
+def test_a_store_that_is_being_made_is_no_text_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "tx/a.jsonl", jsonl())
+    put(tmp_path, "tx/deep/st.zarr/zstore/1", b"no zarr.json yet")
+    put(tmp_path, "tx/deep/st.zarr.failures.jsonl", b"{}\n")
+    (tmp_path / "link").symlink_to(tmp_path / "tx")
+    monkeypatch.chdir(tmp_path)
+    assert found("tx", to="./tx/deep/st.zarr/") == DOCS == found(tmp_path / "tx", to=Path("link/deep/st.zarr"))
+    assert found("tx/**/*.jsonl", to=tmp_path / "tx/deep/st.zarr") == DOCS
+
+
+def test_a_store_in_a_bucket_is_no_text() -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    for name in ("a.txt", "st.zarr/zarr.json", "st.zarr/c/0", "st.zarr.failures.jsonl", "new.zarr.failures.jsonl"):
+        fs.pipe_file(f"/tx/{name}", b"one")
+    try:
+        assert len(list(read("memory://tx", format="text"))) == 2 == len(list(read("memory://tx/**", format="text")))
+        for to in ("memory://tx/new.zarr/", "memory://user:secret@tx/new.zarr"):
+            assert [item.id for item in read("memory://tx", to=to)] == ["a.txt"]
+    finally:
+        fs.rm("/tx", recursive=True)
 
 
 # --- iterables
@@ -233,10 +276,67 @@ def test_broken_rows_of_csv(tmp_path: Path) -> None:
             b'7,"never closed', b"8,lost", b'9,"misplaced" too', b"10,good again"]
     path = put(tmp_path, "docs.csv", b"\n".join(rows))
     items = list(read(path))
-    assert [item.id for item in items if isinstance(item, Item)] == ["1", "6", "10"]
-    bad = {int(item.place.rpartition(" ")[2]): item.reason for item in items if isinstance(item, Failure)}
-    assert list(bad) == [3, 4, 5, 6, 8] and "has 3 fields, and the header 2" in bad[3] and "has 1 fields" in bad[4]
-    assert "not UTF-8" in bad[6] and "up to line 10" in bad[8]
+    assert [item.id for item in items if isinstance(item, Item)] == ["1", "6", "8", "10"]
+    bad = failures_by_line(items)
+    assert list(bad) == [3, 4, 5, 6, 8, 10] and "has 3 fields, and the header 2" in bad[3] and "has 1 fields" in bad[4]
+    assert "not UTF-8" in bad[6] and "iconv -f LATIN1" in bad[6] and "up to line 10" in bad[8]
+
+
+def failures_by_line(items: list[Any]) -> dict[int, str]:
+    """The reasons."""
+    return {int(item.place.rpartition(" line ")[2]): item.reason for item in items if isinstance(item, Failure)}
+
+
+@pytest.mark.parametrize("end", ["", '1000,he said "no"\n', '1000,"quoted"\n', '1000,5"\n'])
+def test_an_open_quote_costs_its_own_row_alone(end: str, tmp_path: Path) -> None:
+    rows = [f"{n},text {n}\n" for n in range(1000)]
+    rows[1] = '1,"Hello\n'
+    rows[500] = '500,"two\nlines"\n'
+    items = list(read(put(tmp_path, "q.csv", ("id,text\n" + "".join(rows) + end).encode())))
+    good = {item.id: item.text for item in items if isinstance(item, Item)}
+    assert set(map(str, range(1000))) - set(good) == {"1"} and good["500"] == "two\nlines" and good["999"] == "text 999"
+    bad = failures_by_line(items)
+    assert list(bad) == [3] and "quote is not closed" in bad[3]
+
+
+def test_an_open_quote_is_given_up_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zstore.embed.feed._MOST_LINES", 50)
+    content = 'id,text\n1,"Hello\n' + "".join(f"{n},text\n" for n in range(2, 500))
+    items = list(read(put(tmp_path, "q.csv", content.encode())))
+    assert len(items) == 499 and "up to line 51" in failures_by_line(items)[2]
+    monkeypatch.setattr("zstore.embed.feed.MOST", 100)
+    assert len(list(read(str(tmp_path / "q.csv")))) == 499
+
+
+def test_long_texts_of_many_lines_are_texts(tmp_path: Path) -> None:
+    text = "\n".join(f"line {n}, with a comma" if n % 3 else f"line {n}" for n in range(5000))
+    (item,) = read(put(tmp_path, "a.csv", f'id,text\n1,"{text}"\n'.encode()))
+    assert isinstance(item, Item) and item.text == text
+
+
+def test_an_open_quote_before_a_cut_keeps_the_rows_between(tmp_path: Path) -> None:
+    packed = gzip.compress(('id,text\n1,"Hello\n' + "".join(f"{n},text\n" for n in range(2, 500))).encode())
+    items, got = read(put(tmp_path, "q.csv.gz", packed[:-12])), []
+    with pytest.raises(OSError, match="cut short or damaged"):
+        got.extend(items)
+    assert len(got) > 400 and isinstance(got[0], Failure) and isinstance(got[1], Item)
+
+
+def test_quotes_mean_nothing_between_tabs(tmp_path: Path) -> None:
+    lines = ["id\ttext\ttitle", '1\t"Hello\tA', '2\tsaid "no"\t""', "", "3\tone\ttwo\tthree", "4\tlast\t"]
+    items = list(read(put(tmp_path, "q.tsv", "\r\n".join(lines).encode()), keep="title"))
+    assert [(i.id, i.text, i.fields["title"]) for i in items if isinstance(i, Item)] == [
+        ("1", '"Hello', "A"), ("2", 'said "no"', '""'), ("4", "last", "")]
+    assert failures_by_line(items) == {5: "the row has 4 fields, and the header 3"}
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_is_the_one_that_the_header_has(delimiter: str, tmp_path: Path) -> None:
+    lines = [["id", '"text"', "title"], ["a", "first text, and more", "A"], ["b", f'"two{delimiter}fields"', "B"]]
+    path = put(tmp_path, "a.csv", "\n".join(delimiter.join(line) for line in lines).encode())
+    assert found(path) == [("a", "first text, and more", "A"), ("b", f"two{delimiter}fields", "B")]
+    with pytest.raises(ValueError, match=r"has no column 'id', 'text'; it has id;text, a\|b"):
+        list(read(put(tmp_path, "both.csv", b"id;text,a|b\n1;2,3\n")))
 
 
 def test_long_lines_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +360,9 @@ def test_a_column_that_is_not_there_is_one_error_that_names_those_there(tmp_path
     for path in (put(tmp_path, "a.jsonl", b'{"doc": 1, "body": "a"}\n' * 3), put(tmp_path, "a.csv", b"doc,body\n1,a\n")):
         with pytest.raises(ValueError, match=r"has no column 'id', 'text'; it has doc, body\. Say which .* id=, text="):
             list(read(path))
-        with pytest.raises(ValueError, match=r"has no column 'title'; it has doc, body"):
+        with pytest.raises(ValueError, match=r"has no column 'title'; it has doc, body; .*\(--keep\)") as caught:
             list(read(path, id="doc", text="body", keep=["title"]))
+        assert "--id" not in str(caught.value)
     with pytest.raises(ValueError, match="the source has no column 'text'; it has id, body"):
         list(read([{"id": 1, "body": "x"}]))
 
@@ -277,12 +378,39 @@ def test_a_file_of_another_format_is_one_error(tmp_path: Path) -> None:
         list(read(path))
     with pytest.raises(ValueError, match="is UTF-16"):
         list(read(put(tmp_path, "wide.csv", CSV.decode().encode("utf-16"))))
-    with pytest.raises(ValueError, match="--format jsonl"):
-        read(put(tmp_path, "a.json", jsonl()))
+    assert found(put(tmp_path, "a.json", jsonl())) == DOCS
     with pytest.raises(ValueError, match="no format 'xml'"):
         read(path, format="xml")
     with pytest.raises(ValueError, match="names 'id' twice"):
         list(read(put(tmp_path, "twice.csv", b"id,text,id\n")))
+
+
+PRETTY = json.dumps([{"id": i, "text": t, "title": k} for i, t, k in DOCS], indent=2, ensure_ascii=False).encode()
+OBJECTS = "\n".join(json.dumps({"id": i, "text": t, "title": k}, indent=4) for i, t, k in DOCS).encode()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+@pytest.mark.parametrize("content", [PRETTY, b"\xef\xbb\xbf" + PRETTY, json.dumps(json.loads(PRETTY)).encode(), OBJECTS,
+                                     b"\n [ \n" + b",\n".join(jsonl().splitlines()) + b"\n]\n"])
+def test_an_array_of_objects(name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    assert found(path) == DOCS and [item.place for item in read(path)][2] == f"{path} item 2"
+    monkeypatch.setattr("zstore.embed.arrays._BLOCK", 7)
+    assert found(path) == DOCS
+
+
+def test_an_array_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(read(put(tmp_path, "none.json", b"[]\n"))) == []
+    one, two, three = read(put(tmp_path, "a.json", b'[{"id": 1, "text": "a"}, 7, {"id": 2, "text": "\xff"}]'))
+    assert one.id == 1 and isinstance(two, Failure) and "this is int" in two.reason and three.text == "\udcff"  # type: ignore
+    items, got = read(put(tmp_path, "b.json", b'[{"id": 1, "text": "a"}, {"id": 2, "te')), []
+    with pytest.raises(ValueError, match=r"is no JSON from item 1 on .* jq -c"):
+        got.extend(items)
+    assert len(got) == 1
+    monkeypatch.setattr("zstore.embed.arrays.MOST", 100)
+    monkeypatch.setattr("zstore.embed.arrays._BLOCK", 50)
+    with pytest.raises(ValueError, match="from item 0 on"):
+        list(read(put(tmp_path, "long.json", b'[{"id": 1, "text": "' + b"x" * 10_000 + b'"}]')))
 
 
 def test_what_is_not_there_is_said_before_anything_is_read(tmp_path: Path) -> None:
@@ -302,6 +430,11 @@ def test_a_file_that_is_cut_short_names_the_last_good_line(tmp_path: Path) -> No
     with pytest.raises(OSError, match=r"a\.jsonl\.gz is cut short or damaged after line \d+"):
         got.extend(items)
     assert 1000 < len(got) < 4000 and all(isinstance(item, Item) for item in got)
+    small = gzip.compress(jsonl(rows[:20]))
+    items, got = read(put(tmp_path, "small.jsonl.gz", small[:len(small) // 2])), []
+    with pytest.raises(OSError, match=r"cut short or damaged after line \d+"):
+        got.extend(items)
+    assert 5 < len(got) < 15 and all(isinstance(item, Item) for item in got)
     damaged = bytearray(packed)
     damaged[len(packed) // 2:len(packed) // 2 + 100] = bytes(100)
     with pytest.raises(OSError, match="after line"):

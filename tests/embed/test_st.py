@@ -245,7 +245,41 @@ def test_provenance_tells_models_apart_and_is_json() -> None:
               STEncoder(model, dtype="bfloat16"), STEncoder(model, normalize=False)]
     said = [json.dumps(each.provenance(), sort_keys=True) for each in others]
     assert len({json.dumps(plain, sort_keys=True), *said}) == len(others) + 1
+    assert [name for name in plain if others[1].provenance()[name] != plain[name]] == ["max_tokens"]
     assert others[5].provenance()["weights"] == plain["weights"]        # what was read, not what it was cast to
+
+
+def test_provenance_knows_what_weights_do_not_say(tmp_path: Path) -> None:
+    """Attention heads stand in the config alone; a Dense module has weights and an activation; the tokenizer has settings."""
+    import json
+
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+    real.minilm().save_pretrained(str(tmp_path))
+    plain = STEncoder(real.minilm()).provenance()
+    assert STEncoder(str(tmp_path)).provenance() == plain, "saved and loaded it is the same"
+
+    def changed(file: str, **settings: Any) -> dict[str, Any]:
+        path = tmp_path / file
+        before = path.read_text()
+        path.write_text(json.dumps({**json.loads(before), **settings}))
+        found = STEncoder(str(tmp_path)).provenance()
+        path.write_text(before)
+        return found
+
+    heads = changed("config.json", num_attention_heads=6)
+    assert heads["weights"] == plain["weights"] and heads["config"] != plain["config"]
+    assert changed("config.json", hidden_act="relu")["config"] != plain["config"]
+    assert changed("config.json", transformers_version="4.0.0", _name_or_path="elsewhere", dtype="float32") == plain
+    cased = copy.deepcopy(real.minilm())
+    cased.tokenizer.backend_tokenizer.normalizer.lowercase = False
+    added = copy.deepcopy(real.minilm())
+    added.tokenizer.add_tokens(["zstore"])
+    dense = [SentenceTransformer(modules=[*copy.deepcopy(real.minilm()), Dense(384, 8, activation_function=made())],
+                                 device="cpu") for made in (torch.nn.Tanh, torch.nn.Tanh, torch.nn.ReLU)]
+    dense[2].load_state_dict(dense[0].state_dict())
+    told = [json.dumps(STEncoder(model).provenance(), sort_keys=True) for model in (cased, added, *dense)]
+    assert len({json.dumps(plain, sort_keys=True), *told}) == 6
 
 
 def test_out_of_memory_of_torch_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,27 @@ import pytest
 from shared import Counting, Slow, documents, held, made, rows, write
 
 import zstore
+from zstore._typing import Array
 from zstore.cli.main import main
 from zstore.embed import embed
+from zstore.embed.hashing import HashingEncoder
 from zstore.embed.ledger import Ledger
+from zstore.embed.workers import device
 
 HERE = Path(__file__).parent
+STUCK = """
+    import sys
+
+    sys.path.insert(0, sys.argv[3])
+    from shared import Slow
+    from zstore.embed import embed, workers
+
+    workers._SILENCE_S = 0.5
+
+    if __name__ == "__main__":
+        print("ready", flush=True)
+        embed(sys.argv[1], sys.argv[2], model=Slow(32), workers=2, commit_s=0.2, window=64, budget=512)
+"""
 CHILD = """
     import sys
 
@@ -58,9 +74,93 @@ def test_kept_fields_come_along(url: str) -> None:
             n: f"Title {n}" for n in range(200)}
 
 
-def _at_work(children: Any, source: Path, url: str) -> Any:
+class Leaving(Counting):
+    """Ends its process in order, as a library may."""
+
+    def encode(self, tokens: Sequence[Any]) -> Array:
+        if self.texts > 200:
+            os._exit(0)
+        return super().encode(tokens)
+
+
+class Where(HashingEncoder):
+    """Writes down on which GPU it would be."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(32)
+        self.folder = folder
+
+    def encode(self, tokens: Sequence[Any]) -> Array:
+        (Path(self.folder) / os.environ.get("CUDA_VISIBLE_DEVICES", "none")).touch()
+        time.sleep(0.01)
+        return super().encode(tokens)
+
+
+def test_a_worker_that_leaves_in_order_is_an_error_too(url: str) -> None:
+    docs = documents(2000)
+    with pytest.raises(RuntimeError, match="died with exit code 0; what was committed is there"):
+        embed(docs, url, model=Leaving(), workers=2, window=64, budget=512)
+    embed(docs, url, model=Counting())
+    assert held(url) == made(docs)
+
+
+def test_a_source_that_breaks_loses_nothing_that_it_gave(url: str) -> None:
+    docs = [(identity, f"{text} of {identity}") for identity, text in documents(3000)]      # no two equal
+
+    def broken() -> Iterator[tuple[str, str]]:
+        yield from docs
+        raise OSError("the disk is gone")
+    with pytest.raises(OSError, match="the disk is gone"):
+        embed(broken(), url, model="hash:32", workers=2)
+    assert held(url) == made(docs)
+
+
+def test_a_slow_source_is_not_waited_for(url: str) -> None:
+    """What the processes have is embedded and committed, although no window is full."""
+    docs = documents(1500)
+
+    def slow() -> Iterator[tuple[str, str]]:
+        yield from docs[:1100]
+        until = time.monotonic() + 60
+        while not rows(url):
+            assert time.monotonic() < until, "nothing was committed while the source was slow"
+            time.sleep(0.02)
+        yield from docs[1100:]
+    embed(slow(), url, model="hash:32", workers=2, commit_s=0.1)
+    assert held(url) == made(docs)
+
+
+@pytest.mark.parametrize(("given", "there", "wanted"), [
+    (None, 0, [None, None]), (None, 1, [None, None]), (None, 2, ["0", "1", "0"]), ("3,5", 8, ["3", "5", "3"]),
+    ("2", 8, [None, None]), ("", 8, [None]), ("GPU-aa, GPU-bb", 0, ["GPU-aa", "GPU-bb"])])
+def test_processes_share_out_the_gpus_that_were_given(given: str | None, there: int, wanted: list[str | None]) -> None:
+    assert [device(number, given, there) for number in range(1, len(wanted) + 1)] == wanted
+
+
+def test_each_process_sees_its_gpu(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")       # as a cluster's scheduler sets it
+    (tmp_path / "seen").mkdir()
+    embed(documents(2000), url, model=Where(str(tmp_path / "seen")), workers=2, window=64, budget=512)
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["3", "5"]
+
+
+def test_a_worker_that_is_stuck_is_named_and_can_be_left(url: str, children: Any, tmp_path: Path) -> None:
+    docs = documents(4000)
+    child = _at_work(children, write(tmp_path / "docs.jsonl", docs), url, STUCK)
+    worker = _worker_of(child.pid)
+    os.kill(worker, signal.SIGSTOP)
+    for _ in range(2):          # once it waits for its results, and once for its end
+        while f"waiting for the worker process {worker}" not in (line := child.stderr.readline()):
+            assert line, "it ended without a word"
+        os.kill(child.pid, signal.SIGINT)
+    assert child.wait(timeout=60) != 0 and not Path(f"/proc/{worker}").exists()
+    embed(docs, url, model=Counting())
+    assert held(url) == made(docs)
+
+
+def _at_work(children: Any, source: Path, url: str, script: str = CHILD) -> Any:
     """A child whose workers have committed rows."""
-    child = children.start(CHILD, source, url, HERE)
+    child = children.start(script, source, url, HERE)
     children.line(child)
     while rows(url) == 0:
         assert child.poll() is None, child.communicate()[1]

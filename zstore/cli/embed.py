@@ -2,7 +2,8 @@
 
 What the store holds already, by id and text, is skipped, so that the same command continues a run that was stopped, and
 brings a store up to date with a source that changed. Items that can't be embedded are written to a ledger beside the store
-(`zstore failures ls`) and cost no other item; the exit code is 0 then too, unless --max-failures says how many are too many.
+(`zstore failures ls`) and cost no other item; the exit code is 0 then too, unless --max-failures says how many are too many,
+or not one item of the source could be embedded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from zstore.cli import output, stores
 
 if TYPE_CHECKING:
+    from zstore.embed.run import Run
     from zstore.embed.types import Report
 
 EXAMPLES = """\
@@ -29,13 +31,13 @@ EXAMPLES = """\
   zstore embed docs.jsonl --to docs.zarr --model ./my-model --dry-run"""
 
 READING = ("id", "text", "format", "passages", "overlap", "max_chars")
-SETTINGS = ("prompt", "dim", "dtype", "normalize")
+SETTINGS = ("prompt", "dim", "dtype", "normalize", "device")
 RUNNING = ("epoch", "on_bad", "max_failures", "prune", "window", "commit_s", "limit", "metrics", "workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="JSON Lines, CSV, TSV, Parquet, text files, a folder, or - for stdin; a "
-                        "path or any fsspec URL, as it is or packed with gzip or zstd")
+    parser.add_argument("source", metavar="SRC", nargs="+", help="JSON Lines, CSV, TSV, Parquet, text files, folders, or - for "
+                        "stdin; paths or any fsspec URLs, as they are or packed with gzip or zstd")
     parser.add_argument("--to", dest="url", metavar="URL", required=True, help="the store: a path, or any fsspec URL")
     parser.add_argument("--model", metavar="MODEL", required=True, help="a model's name or folder, or hash:384 (no model)")
     _add_reading(parser)
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dim", type=_count, metavar="N", help="the first N dimensions only")
     model.add_argument("--dtype", help="what the model computes in: float32, bfloat16")
     model.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=None, help="vectors of length 1")
+    model.add_argument("--device", help="where the model works: cpu, cuda, cuda:1, mps (a GPU, if there is one)")
     _add_running(parser)
     store = parser.add_argument_group("the store")
     store.add_argument("--epoch", type=int, default=0, metavar="N", help="tells one model's vectors from another's (0)")
@@ -70,10 +73,12 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     from zstore.embed.engine import WINDOW
 
     run = parser.add_argument_group("the run")
-    run.add_argument("--prune", action="store_true", help="hide rows that the source has no more, for good")
+    prune = run.add_mutually_exclusive_group()
+    prune.add_argument("--prune", action="store_true", help="hide rows that the source has no more, for good")
+    prune.add_argument("--prune-all", dest="prune", action="store_const", const="all", help="also more than half of them")
     run.add_argument("--on-bad", choices=("quarantine", "skip", "fail"), default="quarantine",
                      help="what happens to items that can't be embedded (quarantine)")
-    run.add_argument("--max-failures", type=int, metavar="N", help="stop when more items than N failed")
+    run.add_argument("--max-failures", type=_count_or_none, metavar="N", help="stop when more items than N failed")
     run.add_argument("--exact", action="store_true", help="no padding: a vector hangs on its text alone, bit for bit")
     run.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, each with the model (1)")
     run.add_argument("--window", type=_count, default=WINDOW, metavar="N", help=f"texts sorted by length together ({WINDOW})")
@@ -87,65 +92,117 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     reading = {name: getattr(args, name) for name in READING}
-    reading |= {"keep": tuple(filter(None, args.keep.split(","))), "source_options": dict(args.source_option) or None}
-    settings = {name: getattr(args, name) for name in SETTINGS}
+    reading |= {"keep": [name.strip() for name in args.keep.split(",") if name.strip()],
+                "source_options": dict(args.source_option) or None}
+    source = args.source[0] if len(args.source) == 1 else args.source
+    options = {**reading, **{name: getattr(args, name) for name in (*SETTINGS, *RUNNING)}, "model": args.model,
+               "budget": args.budget, "exact": args.exact, "storage_options": stores.storage_options(args)}
     if args.dry_run:
-        return _dry_run(args, {**reading, **settings})
-    from zstore.embed.run import Run
-
-    options = {name: getattr(args, name) for name in RUNNING}
+        return _dry_run(args, source, options)
     writer = {"codec": args.codec, "takeover": args.takeover, "only_writer": args.only_writer}
-    with _interrupts():
-        report = Run(args.source, args.url, model=args.model, budget=args.budget, exact=args.exact, progress=_bar(args),
-                     storage_options=stores.storage_options(args), writer=writer, **reading, **settings, **options).go()
+    run: Run | None = None
+    try:
+        with _interrupts():
+            from zstore.embed.run import Run
+
+            run = Run(source, args.url, progress=_bar(args), writer=writer, **options)
+            report = run.go()
+    except KeyboardInterrupt:
+        if run is None:
+            raise output.Interrupted("interrupted before anything was embedded") from None
+        report, run.report.interrupted = run.report, True       # a second one, while the first was seen to
+    return _told(args, report)
+
+
+def _told(args: argparse.Namespace, report: Report) -> int:
+    """The summary, and what the exit code says."""
     facts: dict[str, Any] = {"url": args.url, **asdict(report)}
     again = _command(args)
     if report.interrupted:
         facts["continue"] = again
     output.emit(args, facts, _lines(args, report))
     if report.interrupted:
-        output.say(f"zstore: interrupted; what was embedded is committed, and this continues it:\n  {again}")
+        how = "with the same input, this continues it" if "-" in args.source else "this continues it"
+        output.say(f"zstore: interrupted; what was embedded is committed, and {how}:\n  {again}")
         return output.INTERRUPTED
+    if not report.seen:
+        output.say("zstore: the source holds no items")
+    elif not (report.embedded or report.copied or report.skipped):
+        what = "the one item" if report.seen == 1 else f"not one of the {report.seen:,} items"
+        output.say(output.redact(f"zstore: {what} could {'not ' * (report.seen == 1)}be embedded; the first failure is "
+                                 f"{report.first_failure}"))
+        return output.ERROR
     return output.OK
 
 
 def _lines(args: argparse.Namespace, report: Report) -> Iterator[str]:
     yield (f"{report.embedded:,} embedded, {report.copied:,} copied from rows with the same text, {report.skipped:,} were "
-           f"there, {report.failed:,} failed; {report.seen:,} items in {report.seconds:,.1f} s")
+           f"there, {report.failed:,} failed; {_plural(report.seen, 'item')} in {report.seconds:,.1f} s")
     if report.tokens and report.seconds:
         yield (f"{report.tokens:,} tokens, {report.tokens / report.seconds:,.0f} a second, padding "
-               f"{1 - report.tokens / report.padded:.1%}; {report.commits:,} commits")
+               f"{1 - report.tokens / report.padded:.1%}; {_plural(report.commits, 'commit')}")
+    if report.changed:
+        yield f"{report.changed:,} of them were there with another text"
     if report.pruned:
-        yield f"{report.pruned:,} rows that the source has no more are hidden"
+        yield f"{_plural(report.pruned, 'row')} that the source has no more: hidden"
     if report.absent:
-        yield f"{report.absent:,} rows are not in the source any more; --prune hides them"
+        yield f"{_plural(report.absent, 'row')} not in the source any more; --prune hides them"
+    if report.left_out:
+        yield f"{report.left_out:,} more can't be embedded and were passed over, as --on-bad skip asks"
     if report.failed:
         yield f"what failed, and why: zstore failures ls {shlex.quote(output.redact(args.url))}"
 
 
-def _dry_run(args: argparse.Namespace, options: dict[str, Any]) -> int:
+def _dry_run(args: argparse.Namespace, source: Any, options: dict[str, Any]) -> int:
     from zstore.embed.dry_run import dry_run
-    from zstore.embed.progress import clock
 
-    facts = dry_run(args.source, model=args.model, exact=args.exact, **options)
-    lines = [f"{'budget':>8} {'docs/s':>10} {'tokens/s':>12} {'padding':>8}"]
-    lines += [f"{budget:>8} {found['docs_per_s']:>10,.1f} {found['tokens_per_s']:>12,.0f} {found['padding']:>8.1%}"
-              for budget, found in facts["budgets"].items()]
-    if facts["total"] is None:
-        lines.append(f"the items of the source are not counted; each takes about {facts['bytes_per_row']:,} bytes on disk")
-    else:
-        lines.append(f"{facts['total']:,} items with --budget {facts['best']}: about {clock(facts['hours'] * 3600)} (h:mm:ss), "
-                     f"{facts['bytes'] / 2**20:,.1f} MiB on disk before compression")
-    lines.append(f"{facts['sample']:,} items were tried, {facts['failed']:,} of them failed; "
-                 f"{facts['memory_bytes'] / 2**20:,.0f} MiB of memory; nothing was stored")
-    output.emit(args, facts, lines)
+    facts = dry_run(source, args.url, **options)
+    output.emit(args, facts, _dry_lines(args, facts))
     return output.OK
+
+
+def _dry_lines(args: argparse.Namespace, facts: dict[str, Any]) -> Iterator[str]:
+    own, best, found = facts["own"], facts["best"], facts["budgets"]
+    if found:
+        yield f"{'budget':>8} {'docs/s':>10} {'tokens/s':>12} {'padding':>8} {'memory':>10}"
+    for budget, figures in found.items():
+        yield (f"{budget:>8} {figures['docs_per_s']:>10,.1f} {figures['tokens_per_s']:>12,.0f} {figures['padding']:>8.1%} "
+               f"{figures['memory_bytes'] / 2**20:>6,.0f} MiB{', the one of this model' * (budget == own)}")
+    if found:
+        yield ("no budget is clearly faster than this model's own" if best == own else
+               f"clearly faster than this model's own: --budget {best}")
+    if facts["total"] is None:
+        yield f"the items of the source are not counted; each takes about {facts['bytes_per_row']:,} bytes on disk"
+    else:
+        yield (f"{_plural(facts['total'], 'item')}, about {facts['todo']:,} to embed; with a budget of {args.budget or best}: "
+               f"{_spoken(facts['hours'] * 3600)}, {facts['bytes'] / 2**20:,.1f} MiB on disk before compression")
+    if args.workers > 1:
+        yield "timed in one process; more share this machine's processors, and gain where each has a GPU"
+    yield (f"{_plural(facts['seen'], 'item')} looked at: {facts['there']:,} there, {facts['failed']:,} failed, "
+           f"{facts['sample']:,} timed; nothing was stored")
+
+
+def _spoken(seconds: float) -> str:
+    """"about 2 h 5 min", with no more figures than an estimate has."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 60:
+        return f"about {seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"about {minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"about {hours:,} h {minutes} min" if hours else f"about {minutes} min"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _command(args: argparse.Namespace) -> str:
     """The command as it was typed, without secrets."""
     secrets = output.secrets([*(args.options or []), *args.source_option])
-    return output.redact(shlex.join(["zstore", *args.words]), secrets)
+    return "... | " * ("-" in args.source) + output.redact(shlex.join(["zstore", *args.words]), secrets)
 
 
 def _bar(args: argparse.Namespace) -> bool:
@@ -167,6 +224,12 @@ def _interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _count_or_none(text: str) -> int:
+    if not stores.is_number(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -1,8 +1,9 @@
 """What `zstore embed` could not embed, from the ledger beside the store: <store>.failures.jsonl.
 
 ls prints one line per item: its id, the stage, the reason and the place, with tabs between them. retry reads the source again,
-embeds the items that are in the ledger and no others, and takes out those that now have a vector. export writes the ledger to
-TO: JSON Lines, or CSV where its name ends in .csv.
+embeds the items that are in the ledger, and takes out those that are now embedded. Where the ledger names a line without an
+id, any item may be the one, and all that the store lacks are embedded. export writes the ledger to TO: JSON Lines, or CSV where
+its name ends in .csv.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from zstore.cli import output, stores
 from zstore.cli.output import Usage
-from zstore.embed.check import wrong_with
-from zstore.embed.ledger import Ledger
-from zstore.embed.types import Failure, Item
+from zstore.embed.again import Retry, remembered, same
+from zstore.embed.ledger import Ledger, key_of
+from zstore.embed.types import Failure
 from zstore.errors import NotFound
 
 EXAMPLES = """\
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("others", nargs="*", metavar="SRC | TO",
                         help="retry: sources to read instead of the last run's; export: the file to write, - is stdout")
     parser.add_argument("--model", help="retry: the model, where the last run's can't be named again")
+    stores.add_options(parser, "--source-option", "the source")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +53,7 @@ def _ls(args: argparse.Namespace, ledger: Ledger) -> int:
         _must_be_a_store(args)
     facts = {"ledger": ledger.url, "failures": [asdict(failure) for failure in failures]}
     output.emit(args, facts, ("\t".join(("" if f.id is None else str(f.id), f.stage, f.reason, f.place)) for f in failures))
-    output.say(f"{_items(len(failures))} without a vector")
+    output.say(f"{_items(len(failures))} not embedded")
     return output.OK
 
 
@@ -76,66 +78,54 @@ def _export(args: argparse.Namespace, ledger: Ledger) -> int:
 
 
 def _retry(args: argparse.Namespace, ledger: Ledger) -> int:
-    before = {("place", f.place) if f.id is None else ("id", str(f.id)) for f in ledger.all()}
+    before = ledger.all()
     if not before:
         _must_be_a_store(args)
         output.say("the ledger is empty: there is nothing to retry")
-        output.emit(args, {"ledger": ledger.url, "retried": 0, "mended": 0, "failed": 0}, [])
+        output.emit(args, {"ledger": ledger.url, "retried": 0, "mended": 0, "failed": 0, "written": 0}, [])
         return output.OK
-    settings = _settings(args, ledger)
-    chosen = _Chosen(before, cut=bool(settings.get("passages")))
+    run, settings = _settings(args, ledger)
+    epoch = settings.get("epoch", 0)
+    source = Retry(run, (failure for failure in before if failure.epoch == epoch), cut=bool(settings.get("passages")))
     from zstore.embed import embed
 
     # With a limit, a run draws no conclusion from what its source lacks.
-    embed(chosen.of(_read(settings)), args.url, storage_options=stores.storage_options(args), limit=sys.maxsize, **settings)
+    report = embed(source, args.url, storage_options=stores.storage_options(args), limit=sys.maxsize,
+                   source_options=dict(args.source_option) or None, **settings)
     ledger = Ledger(args.url, stores.storage_options(args))
-    ledger.clear(chosen.mended_ids, chosen.mended_places)
-    failed = len(ledger)
-    facts = {"ledger": ledger.url, "retried": chosen.count, "mended": len(before) - failed, "failed": failed}
-    output.emit(args, facts, [f"{_items(chosen.count)} of {_items(len(before))} retried; {_items(failed)} without a vector"])
+    # The whole source was read, and what failed there with an id has an entry of its own by now.
+    ledger.clear(places=source.named, epoch=epoch)
+    nameless = source.nameless - source.there
+    found = min(source.others, len(nameless)) if run["source"] == args.others else 0
+    if found == len(nameless):
+        ledger.clear(places=nameless, epoch=epoch)
+    elif found:
+        output.say(f"{_items(len(nameless))} had no id, and the source has {found:,} that may be among them; embed the whole "
+                   "mended source to settle which")
+    if others := sum(failure.epoch != epoch for failure in before):
+        output.say(f"{_items(others)} of other epochs left as they are: embed their source again, with --epoch")
+    retried, failed = len(source.met) + len(source.there) + found, len(ledger)
+    mended = len({*map(key_of, before)} - {*map(key_of, ledger.all())})
+    facts = {"ledger": ledger.url, "retried": retried, "mended": mended, "failed": failed,
+             "written": report.embedded + report.copied}
+    output.emit(args, facts, [f"{retried:,} of {_items(len(before))} retried; {_items(failed)} not embedded"])
     return output.OK
 
 
-def _settings(args: argparse.Namespace, ledger: Ledger) -> dict[str, Any]:
-    """The arguments of ``embed``: the last run's, but for those that were given."""
+def _settings(args: argparse.Namespace, ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What to read, and the other arguments of ``embed``: the last run's, but for those that were given."""
     settings = {**(ledger.run or {})}
-    settings.update({"source": args.others} if args.others else {}, **({"model": args.model} if args.model else {}))
-    if settings.get("source") in (None, "-", ["-"]):
-        raise Usage("the last run's source can't be read again: name one, zstore failures retry URL SRC")
+    run: dict[str, Any] = {name: settings.pop(name) for name in ("source", "typed") if name in settings}
+    if args.others and not same(remembered(args.others, None)["source"], run.get("source")):
+        run = {"source": args.others}
+    if run.get("source") in (None, "-"):
+        raise Usage("the last run's source can't be named again: it was stdin, a program's own, or a URL with credentials; "
+                    "name one, zstore failures retry URL SRC")
+    if args.model:
+        settings["model"] = args.model
     if settings.get("model") is None:
         raise Usage("the last run's model can't be named again: give --model")
-    return settings
-
-
-def _read(settings: dict[str, Any]) -> Iterator[Item | Failure]:
-    """The source's items. Takes what it uses out of the settings."""
-    from zstore.embed.sources import read
-
-    taken: dict[str, Any] = {name: settings[name] for name in ("id", "text", "keep") if name in settings}
-    return read(settings.pop("source"), format=settings.pop("format", None),
-                storage_options=settings.pop("source_options", None), **taken)
-
-
-class _Chosen:
-    """Of a source those items that the ledger names, by id, or by place where they had none."""
-
-    def __init__(self, keys: set[tuple[str, str]], cut: bool) -> None:
-        """``cut``: texts were cut into passages, so that the ledger may say doc#3 of doc."""
-        self._keys = keys | ({("id", id.rpartition("#")[0]) for kind, id in keys if kind == "id"} if cut else set())
-        self._cut, self.count = cut, 0
-        self.mended_ids: list[Any] = []         # texts that are passages now, whose ids are others
-        self.mended_places: list[str] = []      # where there is an item now
-
-    def of(self, items: Iterator[Item | Failure]) -> Iterator[Item | Failure]:
-        for item in items:
-            at_place = ("place", item.place) in self._keys
-            if at_place or ("id", str(item.id)) in self._keys:
-                self.count += 1
-                if at_place and isinstance(item, Item):
-                    self.mended_places.append(item.place)
-                if self._cut and isinstance(item, Item) and wrong_with(item.text) is None:
-                    self.mended_ids.append(item.id)
-                yield item
+    return run, settings
 
 
 def _must_be_a_store(args: argparse.Namespace) -> None:
@@ -151,8 +141,8 @@ def _must_be_a_store(args: argparse.Namespace) -> None:
 def _csv(failures: list[Failure]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(("id", "stage", "reason", "place", "sample"))
-    writer.writerows((f.id, f.stage, f.reason, f.place, f.sample) for f in failures)
+    writer.writerow(("id", "stage", "reason", "place", "sample", "epoch"))
+    writer.writerows((f.id, f.stage, f.reason, f.place, f.sample, f.epoch) for f in failures)
     return text.getvalue()
 
 

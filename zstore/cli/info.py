@@ -66,9 +66,11 @@ def _lines(store: Description, epochs: list[int] | None) -> Iterator[str]:
         yield _line("epochs", _span(epochs))
     for name in _BUILT_IN:
         yield _line(name, _type(*store.fields[name]))
+    embedded = any(name.partition("@")[0] == "embedding" for name in store.attrs)
     for name, (dtype, shape) in store.fields.items():
         if name not in _BUILT_IN:
-            yield _line(name, f"{_type(dtype, shape)}, a field of yours")
+            whose = "of embed, which knows a text by it" if name == "text_hash" and embedded else "a field of yours"
+            yield _line(name, f"{_type(dtype, shape)}, {whose}")
     yield _line("codec", f"{store.codec}, {store.rows_per_shard:,} rows per shard")
     for name, value in store.attrs.items():
         yield _line("attribute", f"{name} = {value!r}")

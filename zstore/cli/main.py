@@ -28,7 +28,7 @@ COMMANDS = {
     "gc": "remove what crashed and fenced writers left and no version names",
     "compact": "make a new store of the rows that count, in another codec, type or order",
     "embed": "embed every text of a source, resumably, into a store that is made or continued",
-    "failures": "what has no vector after an embedding, and why; try again, or write it out",
+    "failures": "what could not be embedded, and why; try again, or write it out",
     "demo": "train, kill, resume and read back: what zstore is for, in under a minute",
 }
 
@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")     # an id that this terminal has no letters for
     try:
         return _dispatch(words)
+    except KeyboardInterrupt:                     # while a command is being imported
+        output.fail(output.Interrupted("interrupted"), as_json="--json" in words)
+        return output.INTERRUPTED
     except SystemExit as end:                     # argparse: --help and --version
         return _flushed(int(end.code or 0))
     except output.Usage as error:

@@ -20,7 +20,7 @@ _OF_ARGUMENTS = (ValueError, TypeError)     # these very types: FormatError is a
 # What messages advise to programs, and what it is called here.
 _IN_WORDS = {
     'write missing="nan" to get NaN rows, or ask view.find(ids) which are there': "leave out the ids that are not there",
-    "only_writer=True": "--only-writer",
+    "only_writer=True": "--only-writer", "takeover=True": "--takeover",
     "storage_options are": "-o is", "src_options are": "--src-option is", "dst_options are": "--dst-option is",
 }
 _SECRET = re.compile(r"key|secret|token|password|passwd|credential|sas|connection_string|sig", re.IGNORECASE)

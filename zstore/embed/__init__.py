@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zstore.embed.queries import query
     from zstore.embed.run import embed
     from zstore.embed.types import Encoder, Failure, Item, Report
 
-__all__ = ["Encoder", "Failure", "Item", "Report", "embed"]
+__all__ = ["Encoder", "Failure", "Item", "Report", "embed", "query"]
 
-_HOMES = {"Encoder": "types", "Failure": "types", "Item": "types", "Report": "types", "embed": "run"}
+_HOMES = {"Encoder": "types", "Failure": "types", "Item": "types", "Report": "types", "embed": "run",
+          "query": "queries"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,10 @@ class Budget:
         self._patience, self._good, self._grew = _PATIENCE, 0, False
 
     def failed(self, padded: int) -> None:
-        """A batch of so many padded tokens did not fit. After each growth that failed it takes longer until the next."""
+        """A batch of so many padded tokens did not fit. After each growth that failed it takes longer until the next. One that
+        is larger than the budget, a long text alone, says nothing of it."""
+        if padded > self.now:
+            return
         self.now = max(min(self.now, padded) // 2, 1)
         if self._grew:
             self._patience = min(self._patience * 2, _MOST_PATIENCE)

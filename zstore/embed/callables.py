@@ -10,6 +10,8 @@ import numpy as np
 from zstore._typing import Array
 
 _CHARACTERS = 4     # of a token, about
+_ASKED = ["text", "What does this function make of a sentence?"]
+_VALUES = 8         # of each vector that are remembered
 
 
 class Text:
@@ -31,25 +33,30 @@ class CallableEncoder:
 
     def __init__(self, function: Callable[[list[str]], Any], *, dim: int | None = None, dtype: str | None = None,
                  name: str | None = None) -> None:
-        """``dim`` and ``dtype`` that are not given are asked of the function, with one short text. ``name`` is what provenance
-        calls it, by default its module and name: change it when the function changes. Raises ValueError if what
-        the function gives is no (1, dim) of numbers."""
+        """``dim`` and ``dtype`` that are not given are asked of the function: it is called once, with two short texts, and
+        ``provenance`` asks the same of it, so that a function that is paid by the call costs that one call per run and worker.
+        ``name`` is what provenance calls it, by default its module and name. Raises ValueError if what the function gives is
+        no (2, dim) of numbers."""
         self._function = function
         kind = type(function)
         self._name = name or ".".join(str(part) for part in (
             getattr(function, "__module__", kind.__module__), getattr(function, "__qualname__", kind.__qualname__)))
+        self._asked: Array | None = None
         if dim is None or dtype is None:
-            probe = np.asarray(function(["text"]))
-            if probe.ndim != 2 or len(probe) != 1 or probe.dtype.kind not in "fiuV":
-                raise ValueError(f"{self._name} gives {probe.dtype} of shape {probe.shape} for one text, not (1, dim) of "
-                                 "numbers")
-            dim = dim or probe.shape[1]
+            found = self._answer()
+            dim = dim or found.shape[1]
             # Lists of Python's floats read as float64, which nobody meant.
-            dtype = dtype or (probe.dtype.name if probe.dtype.name in ("float16", "bfloat16") else "float32")
+            dtype = dtype or (found.dtype.name if found.dtype.name in ("float16", "bfloat16") else "float32")
         self.dim, self.dtype = dim, dtype
 
     def provenance(self) -> dict[str, Any]:
-        return {"kind": "callable", "name": self._name, "dim": self.dim, "dtype": self.dtype}
+        """"probe" is what tells two functions of one name apart: of each of two texts its vector's length and some values."""
+        vectors = self._answer().astype(np.float64)
+        places = np.unique(np.linspace(0, vectors.shape[1] - 1, _VALUES).astype(np.int64))
+        known = np.concatenate([np.linalg.norm(vectors, axis=1, keepdims=True), vectors[:, places]], axis=1)
+        # What is NaN or infinite fails as a vector, and is none to compare.
+        probe = [[float(f"{value:.7g}") for value in row] for row in known if np.isfinite(row).all()]
+        return {"kind": "callable", "name": self._name, "dim": self.dim, "dtype": self.dtype, "probe": probe}
 
     def tokenize(self, texts: Sequence[str]) -> list[Any]:
         return [Text(text) for text in texts]
@@ -61,6 +68,16 @@ class CallableEncoder:
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return out_of_memory(error)
+
+    def _answer(self) -> Array:
+        """(2, dim) for two texts that never change. Asked once."""
+        if self._asked is None:
+            found = np.asarray(self._function(list(_ASKED)))
+            if found.ndim != 2 or len(found) != len(_ASKED) or found.dtype.kind not in "fiuV":
+                raise ValueError(f"{self._name} gives {found.dtype} of shape {found.shape} for {len(_ASKED)} texts, not "
+                                 f"({len(_ASKED)}, dim) of numbers")
+            self._asked = found
+        return self._asked
 
 
 def out_of_memory(error: BaseException) -> bool:

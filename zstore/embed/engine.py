@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,11 +14,13 @@ import numpy as np
 from zstore._typing import Array, Int64s
 from zstore.embed.budget import Budget
 from zstore.embed.plan import padded, plan
+from zstore.embed.portions import Portions
 from zstore.embed.types import Encoder, Failure
 
 WINDOW, BUDGET = 4096, 8192     # texts; padded tokens, for an encoder that does not say its own
 _AHEAD = 2              # windows that are read, and tokenized, before the model asks
-_IN_A_ROW = 16          # items that fail one after another, and none succeeds: it is the model, not the items
+_WINDOW_S = 2.0         # a window takes what the source gave by then
+_IN_A_ROW = 16          # items that fail one after another: is it the model, or the items?
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +48,21 @@ class _Window:
     bad: list[tuple[int, Exception]]
 
 
-def vectors(texts: Iterator[tuple[Any, str]], encoder: Encoder, *, window: int = WINDOW, budget: int | Budget | None = None,
-            exact: bool = False) -> Iterator[Batch | Failure]:
+def vectors(texts: Iterator[tuple[Any, str] | None], encoder: Encoder, *, window: int = WINDOW,
+            budget: int | Budget | None = None, exact: bool = False) -> Iterator[Batch | Failure]:
     """Of ``(key, text)`` pairs: batches ``(keys, (n, dim) vectors, stats)`` in an order of their own, and a ``Failure`` with
     the key as its id for each text that has no vector.
 
-    At most three windows of texts are held at a time. ``texts`` is read by the thread that reads the batches. A batch has at
-    most ``budget`` padded tokens (None: the encoder's ``budget``, else 8,192); where memory runs out the budget is halved,
+    At most three windows of texts are held at a time, and of a slow source one, with what came within two seconds; a None
+    among ``texts`` says that more may take a while. ``texts`` is read by the thread that reads the batches. A batch has at most
+    ``budget`` padded tokens (None: the encoder's ``budget``, else 8,192); where memory runs out the budget is halved,
     remembered (pass a ``Budget`` to keep it over calls) and grows back slowly. A batch that raises is halved until the item
-    that raises stands alone. ``exact``: all texts of a batch have one length in tokens, so that nothing is padded and a text's
-    vector hangs on the text alone; an encoder that has ``check_exact`` is asked whether that holds on this machine.
+    that raises stands alone. ``exact``: a text's vector hangs on the text alone. An encoder that has ``check_exact`` is asked
+    whether it does where all texts of a batch have one length in tokens, so that nothing is padded; any other is given one
+    text at a time.
 
-    Raises what ``texts`` raises, after the batches of what it gave before; what the model raises for everything; ValueError for
-    vectors of a wrong shape.
+    Raises what ``texts`` raises, after the batches of what it gave before; what the model raises where it also does for a text
+    that it could do before, or for the longest and the shortest; ValueError for vectors of a wrong shape.
     """
     if window < 1:
         raise ValueError(f"window is {window}; 1 text at least")
@@ -71,24 +74,18 @@ def vectors(texts: Iterator[tuple[Any, str]], encoder: Encoder, *, window: int =
     return _vectors(texts, encoder, window, limit, exact)
 
 
-def _vectors(texts: Iterator[tuple[Any, str]], encoder: Encoder, window: int, limit: Budget,
+def _vectors(texts: Iterator[tuple[Any, str] | None], encoder: Encoder, window: int, limit: Budget,
              exact: bool) -> Iterator[Batch | Failure]:
     pool = ThreadPoolExecutor(1, "zstore-tokenize")
     ahead: deque[Future[_Window]] = deque()
-    rounds = _Rounds(encoder, limit, exact)
-    error: Exception | None = None
-    ended = False
+    source = Portions(texts, window)
+    reading, rounds = _Reading(encoder), _Rounds(encoder, limit, exact)
     try:
         while True:
-            while not ended and len(ahead) < _AHEAD:
-                pairs: list[tuple[Any, str]] = []
-                try:
-                    pairs.extend(islice(texts, window))
-                except Exception as raised:     # what came before it is worth its vectors
-                    error = raised
-                ended = len(pairs) < window
-                if pairs:
-                    ahead.append(pool.submit(_tokenized, encoder, pairs))
+            # What a slow source gave is encoded before more is asked for.
+            while not source.ended and len(ahead) < _AHEAD and (source.full or not ahead):
+                if pairs := source.next(_WINDOW_S):
+                    ahead.append(pool.submit(reading.tokenized, pairs))
             if not ahead:
                 break
             started = time.perf_counter()
@@ -96,34 +93,54 @@ def _vectors(texts: Iterator[tuple[Any, str]], encoder: Encoder, window: int, li
             rounds.waited += time.perf_counter() - started
             yield from rounds.encoded(ready)
             del ready
-        if error is not None:
-            raise error
+        if source.error is not None:
+            raise source.error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _tokenized(encoder: Encoder, pairs: list[tuple[Any, str]]) -> _Window:
-    """Raises what the tokenizer raises if it does so for every text."""
-    keys, texts = [key for key, _ in pairs], [text for _, text in pairs]
-    done = _Window(keys, texts, [None] * len(texts), [])
-    todo = [(0, len(texts))]
-    while todo:
-        low, high = todo.pop()
+class _Reading:
+    """Window after window through the tokenizer."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._unlucky = 0                   # texts in a row that it could not do
+        self._fine: str | None = None       # one that it could
+
+    def tokenized(self, pairs: list[tuple[Any, str]]) -> _Window:
+        """Raises what the tokenizer raises where it is at fault, not the texts."""
+        keys, texts = [key for key, _ in pairs], [text for _, text in pairs]
+        done = _Window(keys, texts, [None] * len(texts), [])
+        todo = [(0, len(texts))]
+        while todo:
+            low, high = todo.pop()
+            try:
+                found = self._encoder.tokenize(texts[low:high])
+            except Exception as error:
+                if high - low > 1:
+                    middle = (low + high) // 2
+                    todo += [(middle, high), (low, middle)]
+                else:
+                    self._unlucky += 1
+                    done.bad.append((low, error))
+                continue
+            if len(found) != high - low:
+                raise ValueError(f"the tokenizer gave {len(found):,} values for {high - low:,} texts")
+            done.tokens[low:high] = found
+            self._unlucky, self._fine = 0, texts[low]
+        if len(done.bad) == len(texts) and self._unlucky >= _IN_A_ROW and not self._works():
+            raise done.bad[0][1]
+        return done
+
+    def _works(self) -> bool:
+        if self._fine is None:
+            return False
         try:
-            found = encoder.tokenize(texts[low:high])
-        except Exception as error:
-            if high - low > 1:
-                middle = (low + high) // 2
-                todo += [(middle, high), (low, middle)]
-            else:
-                done.bad.append((low, error))
-                if len(done.bad) == low + 1 >= _IN_A_ROW:
-                    raise
-            continue
-        if len(found) != high - low:
-            raise ValueError(f"the tokenizer gave {len(found):,} values for {high - low:,} texts")
-        done.tokens[low:high] = found
-    return done
+            self._encoder.tokenize([self._fine])
+        except Exception:
+            return False
+        self._unlucky = 0
+        return True
 
 
 class _Rounds:
@@ -132,7 +149,9 @@ class _Rounds:
     def __init__(self, encoder: Encoder, limit: Budget, exact: bool) -> None:
         self.encoder, self.limit, self.exact = encoder, limit, exact
         self.waited = 0.0
-        self._unlucky = 0
+        self._alone = exact and not hasattr(encoder, "check_exact")
+        self._unlucky = 0               # texts in a row that the model could not do
+        self._fine: Any = None          # the tokens of one that it could
 
     def encoded(self, window: _Window) -> Iterator[Batch | Failure]:
         for at, error in window.bad:
@@ -140,28 +159,40 @@ class _Rounds:
         bad = {at for at, _ in window.bad}
         places = np.array([at for at in range(len(window.keys)) if at not in bad], np.int64)
         lengths = np.array([len(window.tokens[at]) for at in places], np.int64)
-        todo = deque(plan(lengths, self.limit.now, self.exact))
+        todo = deque(self._planned(lengths))
         while todo:
             batch = todo.popleft()
             found = self._tried([window.tokens[at] for at in places[batch]], padded(lengths[batch]))
             if not isinstance(found, Exception):
                 yield from self._given(window, places[batch], lengths[batch], *found)
-            elif self.encoder.is_out_of_memory(found):
+                continue
+            full = self.encoder.is_out_of_memory(found)
+            if full:
                 self.limit.failed(padded(lengths[batch]))
-                if len(batch) == 1:
-                    yield _failure(window, places[batch][0], "encode", MemoryError(
-                        f"its {lengths[batch][0]:,} tokens do not fit into memory, even alone ({_said(found)})"))
-                    continue
+            if len(batch) == 1:
+                other = window.tokens[places[todo[-1][-1]]] if todo else None
+                yield self._unable(window, places[batch][0], lengths[batch][0], found, other, full)
+            elif full:
                 rest = np.concatenate([batch, *todo])
-                todo = deque(rest[part] for part in plan(lengths[rest], self.limit.now, self.exact))
-            elif len(batch) > 1:
+                todo = deque(rest[part] for part in self._planned(lengths[rest]))
+            else:
                 middle = len(batch) // 2
                 todo.extendleft([batch[middle:], batch[:middle]])
-            else:
-                self._unlucky += 1
-                if self._unlucky >= _IN_A_ROW:
-                    raise found
-                yield _failure(window, places[batch][0], "encode", found)
+
+    def _planned(self, lengths: Int64s) -> list[Int64s]:
+        return plan(lengths, 1 if self._alone else self.limit.now, self.exact)
+
+    def _unable(self, window: _Window, place: int, length: int, error: Exception, other: Any, full: bool) -> Failure:
+        """The text at ``place`` has no vector. Raises the error where the model fails at everything: at many in a row, and then
+        at one that it did before or, for want of that, at the ``other``, which is the shortest that is left."""
+        self._unlucky += 1
+        if self._unlucky >= _IN_A_ROW:
+            tokens = other if self._fine is None else self._fine
+            if tokens is None or isinstance(self._tried([tokens], len(tokens)), Exception):
+                raise error
+        if full:
+            error = MemoryError(f"its {length:,} tokens do not fit into memory, even alone ({_said(error)})")
+        return _failure(window, place, "encode", error)
 
     def _tried(self, tokens: Sequence[Any], size: int) -> tuple[Array, float] | Exception:
         """Vectors and seconds, or the error without its frames: they hold the batch that did not fit."""
@@ -171,7 +202,7 @@ class _Rounds:
         except Exception as error:
             return error.with_traceback(None)
         self.limit.fitted(size)
-        self._unlucky = 0
+        self._unlucky, self._fine = 0, tokens[-1]
         if found.shape != (len(tokens), self.encoder.dim):
             raise ValueError(f"the model gave vectors of shape {found.shape}, not {(len(tokens), self.encoder.dim)}")
         return found, time.perf_counter() - started

@@ -18,6 +18,7 @@ from typing import IO, Any
 from zstore.errors import MissingExtra
 
 MOST = 16 << 20                     # bytes of one line, or of one text file; what is longer is a failure
+LEDGER = ".failures.jsonl"          # behind a store's name: what could not be embedded into it
 PACKED = (".gz", ".zst", ".zstd")   # the ends of names that say nothing of the format
 _BLOCK = 1 << 20
 _LOCAL = ("file://", "local://")
@@ -34,15 +35,26 @@ class Place:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod
+    def named(url: str) -> Place:
+        """The place as messages name it, which can't be read: no package is needed for its scheme."""
+        for prefix in _LOCAL:
+            url = url.removeprefix(prefix)
+        return Place(None, url, _without_credentials(url) if "://" in url else url)
+
+    @staticmethod
     def of(url: str, options: Mapping[str, Any] | None = None) -> Place:
         """The place of a path or URL. ``options`` go to fsspec, and a local path needs none. Makes no request. ValueError for
         an unknown scheme, MissingExtra for one whose package is not installed."""
-        for prefix in _LOCAL:
-            url = url.removeprefix(prefix)
-        if "://" not in url:
-            return Place(None, url, url)
+        place = Place.named(url)
+        if not place.remote:
+            return place
         fs, path = _filesystem(url, dict(options or {}))
-        return Place(fs, path, _without_credentials(url), dict(options or {}))
+        return Place(fs, path, place.shown, dict(options or {}))
+
+    @property
+    def remote(self) -> bool:
+        """Whether it has a scheme."""
+        return "://" in self.shown
 
     def is_folder(self) -> bool:
         return os.path.isdir(self.path) if self.fs is None else bool(self.fs.isdir(self.path))
@@ -51,24 +63,45 @@ class Place:
         return os.path.exists(self.path) if self.fs is None else bool(self.fs.exists(self.path))
 
     def matches(self) -> list[Place]:
-        """The files whose names fit the pattern that this place is, sorted."""
+        """The files whose names fit the pattern that this place is, sorted; those in Zarr stores that it finds are left out."""
         if self.fs is None:
             from glob import glob
-            return [Place(None, path, path) for path in sorted(glob(self.path, recursive=True)) if os.path.isfile(path)]
-        return [self._near(path) for path in sorted(self.fs.glob(self.path)) if not self.fs.isdir(path)]
+            found = [Place(None, path, path) for path in sorted(glob(self.path, recursive=True)) if os.path.isfile(path)]
+        else:
+            found = [self._near(path) for path in sorted(self.fs.glob(self.path)) if not self.fs.isdir(path)]
+        base = len(re.split(r"[*?[]", self.path, maxsplit=1)[0].rpartition("/")[0])
+        stores: dict[str, bool] = {}
+        return [file for file in found if not file._in_store(file.path.rpartition("/")[0], base, stores)]
+
+    def _in_store(self, folder: str, base: int, known: dict[str, bool]) -> bool:
+        """Whether this folder, or one above it down to ``base`` characters of its name, is a store."""
+        if len(folder) <= base:
+            return False
+        if folder not in known:
+            known[folder] = (Place(self.fs, f"{folder}/zarr.json", "").exists()
+                             or self._in_store(folder.rpartition("/")[0], base, known))
+        return known[folder]
 
     def within(self, name: str) -> Place:
         """What has this name in this folder."""
         path = os.path.join(self.path, name) if self.fs is None else f"{self.path.rstrip('/')}/{name}"
         return Place(self.fs, path, f"{self.shown.rstrip('/')}/{name}", self.options)
 
+    def beside(self, end: str) -> Place:
+        """What has this name without ``end``."""
+        return Place(self.fs, self.path.removesuffix(end), self.shown.removesuffix(end), self.options)
+
     def files(self) -> Iterator[tuple[str, Place]]:
-        """Every file below this folder, with its relative name, folder by folder and sorted; hidden ones are left out."""
+        """Every file below this folder, with its relative name, folder by folder and sorted; hidden ones and Zarr stores are
+        left out."""
         walk = os.walk(self.path, onerror=_stop) if self.fs is None else self.fs.walk(self.path, on_error="raise")
         root = self.path.rstrip("/")
         for folder, folders, names in walk:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             inner = folder[len(root):].strip("/")
+            if "zarr.json" in names:
+                folders.clear()
+                continue
             for name in sorted(names):
                 relative = f"{inner}/{name}" if inner else name
                 if not name.startswith(".") and (self.fs is not None or os.path.isfile(os.path.join(folder, name))):
@@ -101,7 +134,7 @@ class Place:
             else:
                 yield raw
                 return
-            yield stack.enter_context(io.BufferedReader(packed, _BLOCK))
+            yield stack.enter_context(io.BufferedReader(_Unpacked(packed), _BLOCK))
 
     def read_whole(self) -> bytes | None:
         """All bytes; None where there is no such file."""
@@ -162,6 +195,22 @@ class Place:
 
     def _near(self, path: str) -> Place:
         return Place(self.fs, path, _without_credentials(self.fs.unstrip_protocol(path)), self.options)
+
+
+class _Unpacked(io.RawIOBase):
+    """Gives what could be unpacked before it meets damage; a GzipFile asked for a whole block would drop it."""
+
+    def __init__(self, packed: Any) -> None:
+        super().__init__()
+        self._packed = packed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._packed.read1(len(buffer))
+        buffer[:len(found)] = found
+        return len(found)
 
 
 def suffix_of(name: str) -> str:

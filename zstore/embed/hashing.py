@@ -49,6 +49,9 @@ class HashingEncoder:
         found: Array = (sums / lengths).astype(np.float32)
         return found
 
+    def check_exact(self) -> None:
+        """It always is."""
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         return isinstance(error, MemoryError)
 

@@ -35,8 +35,11 @@ class Wanted:
         missing = [name for name in self.names if name not in names]
         if missing:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            raise ValueError(f"{shown} has no column {', '.join(map(repr, missing))}; it has {_listed(names)}{more}. Say which "
-                             "hold the ids and the texts: id=, text= (--id, --text)")
+            needed = [name for name in missing if name in (self.id, self.text)]
+            way = (". Say which hold the ids and the texts: id=, text= (--id, --text)" if needed else
+                   "; keep=(...) (--keep) names those to store beside the vectors")
+            raise ValueError(f"{shown} has no column {', '.join(map(repr, needed or missing))}; it has {_listed(names)}{more}"
+                             f"{way}")
 
     def items(self, records: Iterable[Record], shown: str) -> Iterator[Item | Failure]:
         """The records as items. The first of them are looked at together, so that a wrong name is one error and not a failure

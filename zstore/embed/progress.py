@@ -7,14 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from zstore.embed import columnar
+from zstore.embed.files import PACKED, Place, suffix_of
 from zstore.embed.types import Report
 from zstore.notices import warn
 
 EVERY_S = 1.0
 COUNTED_BYTES = 4 * 2**30       # of a file whose lines are counted for the estimate: a few seconds at most
+COUNTED_PACKED = 64 * 2**20     # of one that is unpacked for it
 LINES = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 Callback = Callable[[dict[str, Any]], None]
@@ -24,8 +28,9 @@ class Meter:
     """Tells the figures about once a second, and at the end. ``figures``:
 
     seconds, done (items that are settled), total (None where unknown), embedded, copied, skipped, failed, tokens, docs_per_s,
-    tokens_per_s (while the model worked), padding (share of what the model was given), eta_s (None where unknown),
-    memory_bytes.
+    tokens_per_s (both by the clock since the run began), padding (share of what the model was given), eta_s (None where
+    unknown), memory_bytes. The estimate is by the clock too, since the model has its first batch: what stands before it,
+    and how many items were skipped until then, says nothing of the rest.
     """
 
     def __init__(self, report: Report, total: int | None, *, bar: bool = False, callback: Callback | None = None,
@@ -33,7 +38,7 @@ class Meter:
         self._report, self._total, self._callback = report, total, callback
         self._start = time.perf_counter()
         self._told = 0.0
-        self._model_s = 0.0
+        self._since: tuple[float, int] | None = None    # seconds and done, when the model began
         self._file: TextIO | None = None if metrics is None else open(metrics, "a", encoding="utf-8")  # noqa: SIM115
         self._bar = _bar(total) if bar else None
 
@@ -43,10 +48,11 @@ class Meter:
         return time.perf_counter() - self._start
 
     def batch(self, tokens: int, padded: int, seconds: float) -> None:
-        """The model did a batch."""
+        """The model did a batch, whose items are not counted yet."""
+        if self._since is None:
+            self._since = max(self.seconds - seconds, 0.0), self._done()
         self._report.tokens += tokens
         self._report.padded += padded
-        self._model_s += seconds
 
     def tick(self, *, now: bool = False) -> None:
         """Tell the figures, if it is time or ``now``."""
@@ -55,7 +61,7 @@ class Meter:
         self._told = self.seconds
         figures = self.figures()
         if self._file is not None:
-            print(json.dumps(figures), file=self._file, flush=True)
+            self._write(json.dumps(figures))
         if self._bar is not None:
             self._bar.n = figures["done"]
             self._bar.set_postfix_str(_postfix(figures), refresh=True)
@@ -66,19 +72,32 @@ class Meter:
                 self._callback = None
                 warn(f"the progress callback raised {type(error).__name__}: {error}; the run goes on without it")
 
+    def _write(self, line: str) -> None:
+        assert self._file is not None
+        try:
+            print(line, file=self._file, flush=True)
+        except OSError as error:            # a full disk of the figures costs no vectors
+            file, self._file = self._file, None
+            with suppress(OSError):         # it would write the same line again
+                file.close()
+            warn(f"the metrics file {file.name} can't be written: {error}; the run goes on without it")
+
     def figures(self) -> dict[str, Any]:
         """See the class."""
         r, seconds = self._report, self.seconds
-        done = r.embedded + r.copied + r.skipped + r.failed
-        rate = r.tokens / self._model_s if self._model_s > 0 else 0.0
-        eta = None
-        if self._total is not None and rate and r.embedded:
-            eta = max(self._total - done, 0) * (r.tokens / r.embedded) / rate
+        done, eta = self._done(), None
+        if self._total is not None and self._since is not None and done > self._since[1]:
+            eta = max(self._total - done, 0) * (seconds - self._since[0]) / (done - self._since[1])
         return {"seconds": round(seconds, 3), "done": done, "total": self._total, "embedded": r.embedded, "copied": r.copied,
                 "skipped": r.skipped, "failed": r.failed, "tokens": r.tokens,
-                "docs_per_s": round(done / seconds, 1) if seconds > 0 else 0.0, "tokens_per_s": round(rate, 1),
+                "docs_per_s": round(done / seconds, 1) if seconds > 0 else 0.0,
+                "tokens_per_s": round(r.tokens / seconds, 1) if seconds > 0 else 0.0,
                 "padding": round(1 - r.tokens / r.padded, 4) if r.padded else 0.0,
                 "eta_s": None if eta is None else round(eta, 1), "memory_bytes": memory()}
+
+    def _done(self) -> int:
+        r = self._report
+        return r.embedded + r.copied + r.skipped + r.failed + r.left_out
 
     def close(self) -> None:
         """Tell the last figures and let go."""
@@ -87,6 +106,14 @@ class Meter:
             self._bar.close()
         if self._file is not None:
             self._file.close()
+
+
+def check_metrics(path: str | os.PathLike[str] | None) -> None:
+    """FileNotFoundError, IsADirectoryError for a file that can't be made there."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(path).absolute().parent} for the metrics file {os.fspath(path)}")
+    if path is not None and Path(path).is_dir():
+        raise IsADirectoryError(f"the metrics file {os.fspath(path)} is a folder: name a file")
 
 
 def memory() -> int:
@@ -103,7 +130,8 @@ def memory() -> int:
 
 
 def count_of(source: Any) -> int | None:
-    """How many items the source has, where that is cheap to know: of a list, or of lines of a local file."""
+    """How many items the source has, where that is cheap to know: of a list, of lines of a local file that is not too large,
+    packed or not, of Parquet."""
     if isinstance(source, (list, tuple)) and any(isinstance(one, (str, os.PathLike)) for one in source):
         counts = [count_of(one) for one in source]
         return None if None in counts else sum(count for count in counts if count is not None)
@@ -112,16 +140,27 @@ def count_of(source: Any) -> int | None:
     if not isinstance(source, (str, os.PathLike)):
         return None
     path = Path(source)
-    if path.suffix.lower() not in LINES or not path.is_file() or path.stat().st_size > COUNTED_BYTES:
+    suffix, packed = suffix_of(path.name), path.suffix.lower() in PACKED
+    if not path.is_file():
         return None
-    lines = 0
-    with path.open("rb") as file:
-        block, last = b"", b"\n"
-        while block := file.read(2**20):
+    if suffix in (".parquet", ".pq"):
+        return columnar.count(Place.of(os.fspath(source)))
+    if suffix not in LINES or path.stat().st_size > (COUNTED_PACKED if packed else COUNTED_BYTES):
+        return None
+    try:
+        lines = _lines(Place.of(os.fspath(source)))
+    except Exception:           # whoever reads it says what is wrong
+        return None
+    return max(lines - (suffix in (".csv", ".tsv")), 0)
+
+
+def _lines(file: Place) -> int:
+    lines, last = 0, b"\n"
+    with file.unpacked() as stream:
+        while block := stream.read1(2**20):
             lines += block.count(b"\n")
             last = block
-    lines += not last.endswith(b"\n")
-    return max(lines - (path.suffix.lower() in (".csv", ".tsv")), 0)
+    return lines + (not last.endswith(b"\n"))
 
 
 def _bar(total: int | None) -> Any:

@@ -1,26 +1,28 @@
-"""JSON Lines and CSV: a record per line, read line by line. What can't be read is a failure that names its line."""
+"""JSON Lines, TSV and CSV: a record per line, read line by line. What can't be read is a failure that names its line."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterator
-from typing import Any
 
+from zstore.embed import arrays
 from zstore.embed.failing import unread
-from zstore.embed.files import MOST, Place, lines
+from zstore.embed.feed import TOO_LONG, Feed, Line, decoded
+from zstore.embed.files import Place, lines
 from zstore.embed.picking import Record
-
-_TOO_LONG = f"the line is longer than {MOST >> 20} MiB"
 
 
 def jsonl(file: Place) -> Iterator[Record]:
-    """An object per line; empty lines are passed over."""
+    """An object per line; empty lines are passed over. An array of objects, or objects over several lines, are read too."""
     with file.unpacked() as stream:
+        if arrays.is_array(stream):
+            yield from arrays.values(stream, file.shown)
+            return
         for number, line in lines(stream, file.shown):
             place = f"{file.shown} line {number}"
             if line is None:
-                yield unread(place, _TOO_LONG)
+                yield unread(place, TOO_LONG)
             elif not line.isspace():
                 yield _record(place, line)
 
@@ -28,8 +30,8 @@ def jsonl(file: Place) -> Iterator[Record]:
 def _record(place: str, line: bytes) -> Record:
     try:
         record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return unread(place, f"the line is not UTF-8: byte {line[error.start]:#x} at {error.start}", line)
+    except UnicodeDecodeError:
+        return unread(place, decoded(line)[1], line)
     except json.JSONDecodeError as error:
         return unread(place, f"the line is not JSON: {error.msg} at character {error.pos}", line)
     except (ValueError, RecursionError) as error:       # a number of 5,000 digits; brackets nested a thousand deep
@@ -39,71 +41,72 @@ def _record(place: str, line: bytes) -> Record:
     return place, record
 
 
-def tables(file: Place, delimiter: str = ",") -> Iterator[Record]:
-    """CSV with a header, as RFC 4180 has it: a quoted field may hold delimiters, quotes and line ends. A row with more or fewer
-    fields than the header, or with misplaced quotes, is a failure. All values are strings."""
-    # The limit is the process's: it is only ever raised, so that two readers never take it from each other.
-    csv.field_size_limit(max(csv.field_size_limit(), MOST))
+def tsv(file: Place) -> Iterator[Record]:
+    """A header, and a row per line with tabs between its fields; quotes mean nothing. A row with more or fewer fields than the
+    header is a failure. All values are strings."""
     with file.unpacked() as stream:
-        feed = _Feed(lines(stream, file.shown))
+        header: list[str] = []
+        for number, line in lines(stream, file.shown):
+            text, wrong = ("", TOO_LONG) if line is None else decoded(line)
+            if not (wrong or text.strip("\r\n")):
+                continue
+            row = text.rstrip("\r\n").split("\t")
+            if not header:
+                header = _header(row, wrong, file.shown)
+            else:
+                yield _row((number, text, wrong), row, header, file.shown)
+
+
+def tables(file: Place) -> Iterator[Record]:
+    """CSV with a header, as RFC 4180 has it: a quoted field may hold delimiters, quotes and line ends. Semicolons, tabs or bars
+    take the place of commas where they alone are in the header. All values are strings.
+
+    A row with more or fewer fields than the header, or with misplaced quotes, is a failure; where it took several lines, or
+    took in rows that follow it, reading goes on at its second line, so that an open quote costs no other row."""
+    with file.unpacked() as stream:
+        feed = Feed(lines(stream, file.shown))
+        delimiter = feed.delimiter()
         rows = csv.reader(feed, delimiter=delimiter, strict=True)
-        header = _header(rows, feed, file.shown)
+        try:
+            header = _header(next((row for row in rows if row), []), feed.wrong, file.shown)
+        except csv.Error as error:
+            raise ValueError(f"the header of {file.shown} is no CSV: {error}") from None
         while header:
             feed.begin()
-            place = f"{file.shown} line {feed.first}"
+            row: list[str] = []
+            reason = ""
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                upto = f" (up to line {feed.number})" if feed.number > feed.first else ""
-                yield unread(place, f"the row is no CSV{upto}: {feed.wrong or error}", feed.sample)
-                continue
-            if feed.wrong:
-                yield unread(place, feed.wrong, feed.sample)
-            elif len(row) == len(header):
-                yield place, dict(zip(header, row, strict=True))
-            elif row:
-                yield unread(place, f"the row has {len(row)} fields, and the header {len(header)}", feed.sample)
+                reason = str(error)
+            if len(feed.row) > 1 and (reason or len(row) != len(header) or feed.swallowed(delimiter, len(header))):
+                last = feed.row[-1][0]
+                reason = (f"a quote is not closed as it should be, up to line {last}: "
+                          f"{reason or f'the row has {len(row)} fields, and the header {len(header)}'}")
+                feed.back()
+            number, text, wrong = feed.row[0]
+            if reason:
+                yield unread(f"{file.shown} line {number}", wrong or f"the row is no CSV: {reason}", text)
+            elif row or feed.wrong:
+                yield _row((number, text, feed.wrong), row, header, file.shown)
 
 
-class _Feed:
-    """The lines of a file for csv.reader, which takes no errors: a line that can't be given is noted in ``wrong``."""
-
-    def __init__(self, numbered: Iterator[tuple[int, bytes | None]]) -> None:
-        self._lines = numbered
-        self.number, self.first, self.wrong, self.sample = 0, 1, "", ""
-
-    def begin(self) -> None:
-        """A row begins."""
-        self.first, self.wrong, self.sample = self.number + 1, "", ""
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        self.number, line = next(self._lines)
-        text = "\n"
-        if line is None:
-            self.wrong = _TOO_LONG
-        else:
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                self.wrong = f"the row is not UTF-8: byte {line[error.start]:#x}"
-                text = line.decode("utf-8", "replace")
-        self.sample = self.sample or text[:80]
-        return text
+def _row(line: Line, row: list[str], header: list[str], shown: str) -> Record:
+    number, text, wrong = line
+    place = f"{shown} line {number}"
+    if wrong:
+        return unread(place, wrong, text)
+    if len(row) != len(header):
+        return unread(place, f"the row has {len(row)} fields, and the header {len(header)}", text)
+    return place, dict(zip(header, row, strict=True))
 
 
-def _header(rows: Any, feed: _Feed, shown: str) -> list[str]:
-    try:
-        header: list[str] = next((row for row in rows if row), [])
-    except csv.Error as error:
-        raise ValueError(f"the header of {shown} is no CSV: {error}") from None
-    if feed.wrong:
-        raise ValueError(f"the header of {shown} can't be read: {feed.wrong}")
-    names = [name.strip() for name in header]
+def _header(row: list[str], wrong: str, shown: str) -> list[str]:
+    if wrong:
+        raise ValueError(f"the header of {shown} can't be read: {wrong}")
+    names = [name.strip() for name in row]
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise ValueError(f"the header of {shown} names {twice[0]!r} twice")

@@ -29,6 +29,7 @@ class Job:
     hash: int
     values: tuple[Any, ...]
     place: str = ""
+    changed: bool = False       # the store has this id with another text
 
     def failed(self, stage: str, reason: str, text: str = "") -> Failure:
         return Failure(self.id, stage, reason, self.place, sample_of(text))
@@ -57,7 +58,8 @@ class Resume:
         hashes = np.zeros(0, np.uint64) if store is None else np.asarray(store.field(HASH), np.uint64)
         self._hashes: UInt64s = hashes
         self._met = np.zeros(len(hashes), np.bool_)
-        self.rows = len(hashes)                     # of the store, with those that landed in this run
+        self.opened = self.rows = len(hashes)       # of the store before this run; with those that landed in it
+        self.made = 0                               # rows of this run whose vectors the model made
         self._texts = Table(hashes, np.arange(len(hashes), dtype=np.int64))
         self._ids = Table()                         # of this run's new and changed rows: hash of id -> hash of text
         self._flying: set[int] = set()              # hashes of texts that the model has, or will have in a moment
@@ -121,6 +123,7 @@ class Resume:
                     out.skipped += 1
                     out.met.append(job.id)
                 continue
+            job.changed = row >= 0
             here[keys[at]] = _signed(job.hash)
             self._ids.put(keys[at], _signed(job.hash))
             if known[at] is not None or job.hash in self._flying:
@@ -135,6 +138,11 @@ class Resume:
             self._texts.put(job.hash, self.rows)
             self._flying.discard(job.hash)
             self.rows += 1
+        self.made += len(jobs)
+
+    def copied(self, count: int) -> None:
+        """So many rows were appended whose texts other rows have."""
+        self.rows += count
 
     def recount(self, hashes: UInt64s) -> None:
         """These are the hashes of all rows, in the order of rows."""
@@ -151,21 +159,22 @@ class Resume:
         rows = self._texts.get([job.hash for job in jobs])
         return [row if row is not None else self._broken.get(job.hash) for job, row in zip(jobs, rows, strict=True)]
 
-    def absent(self) -> Iterator[list[Any]]:
-        """Ids that the store holds under this epoch and the source did not name, some at a time."""
-        if self._store is None:
-            return
+    def live(self) -> View | None:
+        """What the store held under this epoch before the run, one row of each id; None: nothing."""
         try:
-            live = self._store.epoch(self._epoch)
+            return None if self._store is None else self._store.epoch(self._epoch)
         except NotFound:
-            return
-        if len(live) == int(self._met.sum()):
+            return None
+
+    def absent(self) -> Iterator[View]:
+        """Those of them that the source did not name, some at a time."""
+        live = self.live()
+        if live is None or len(live) == int(self._met.sum()):
             return
         for part in live.batches(65_536):
-            ids = part.ids
-            lost = np.flatnonzero(~self._met[self._find(ids)])
+            lost = np.flatnonzero(~self._met[self._find(part.ids)])
             if len(lost):
-                yield ids[lost].tolist()
+                yield part.select(lost)
 
     def _find(self, ids: Any) -> Int64s:
         if self._store is None or not self.rows or not len(self._hashes):

@@ -11,33 +11,37 @@ from itertools import islice
 from typing import Any, Literal
 
 from zstore.embed import provenance
+from zstore.embed.check import named
 from zstore.embed.columns import agreed
+from zstore.embed.copies import Copies
 from zstore.embed.engine import WINDOW
 from zstore.embed.journal import Journal
 from zstore.embed.models import load
-from zstore.embed.progress import Callback, Meter, count_of
+from zstore.embed.opening import Opening, check_writer, described
+from zstore.embed.options import for_writer
+from zstore.embed.portions import Portions
+from zstore.embed.progress import Callback, Meter, check_metrics, count_of
+from zstore.embed.pruning import Parents, Prune, check_prune, settle
 from zstore.embed.resume import Job, Resume
 from zstore.embed.sink import Result, Sink, alone
-from zstore.embed.texts import PASSAGE_FIELDS, texts_of
+from zstore.embed.texts import PASSAGE_FIELDS, begun, texts_of
 from zstore.embed.types import Encoder, Failure, Item, Report
 from zstore.embed.workers import Task, together
-from zstore.errors import AlreadyExists, Conflict, StoreNotFound
+from zstore.errors import AlreadyExists, Conflict
 from zstore.maintenance.delete import hide
-from zstore.maintenance.describe import Description, describe
 from zstore.notices import warn
-from zstore.reader import Reader
-from zstore.writer import Writer
 
 OnBad = Literal["quarantine", "skip", "fail"]
 _TAKEN = 1024           # items of the source that are looked at together
-_WAITING = 16_384       # rows that wait for the vector of an equal text; beyond, the model does them too
+_TAKEN_S = 0.5          # of a slow source, those that came by then
+_FIRST_S = 5.0          # the first ones settle the types of ids and kept fields
 
 
 def embed(source: Any, to: str | os.PathLike[str], *, model: Any, id: str = "id", text: str = "text", keep: Sequence[str] = (),
           format: str | None = None, epoch: int = 0, prompt: str | None = None, dim: int | None = None,
-          dtype: str | None = None, normalize: bool | None = None, passages: int | None = None,
-          overlap: int = 0, max_chars: int | None = None, on_bad: OnBad = "quarantine", max_failures: int | None = None,
-          prune: bool = False, exact: bool = False, workers: int = 1, window: int = WINDOW,
+          dtype: str | None = None, normalize: bool | None = None, device: str | None = None, name: str | None = None,
+          passages: int | None = None, overlap: int = 0, max_chars: int | None = None, on_bad: OnBad = "quarantine",
+          max_failures: int | None = None, prune: Prune = False, exact: bool = False, workers: int = 1, window: int = WINDOW,
           budget: int | None = None, commit_s: float = 5.0, limit: int | None = None,
           progress: bool | Callback | None = None, metrics: str | os.PathLike[str] | None = None,
           source_options: Mapping[str, Any] | None = None, storage_options: Mapping[str, Any] | None = None,
@@ -54,17 +58,21 @@ def embed(source: Any, to: str | os.PathLike[str], *, model: Any, id: str = "id"
         A path, a folder, a pattern or a URL, "-" for stdin, or any iterable of (id, text) or of mappings; see ``sources``.
     model
         A name, a folder, "hash:384", a function from texts to vectors, or an encoder; ``prompt``, ``dim``, ``dtype`` and
-        ``normalize`` are its settings.
-    keep : names
-        Fields of the source to store beside the vectors. Empty for an existing store: those that it keeps.
+        ``normalize`` are its settings, ``device`` where it works ("cuda:1"), ``name`` a function's. A function is called once
+        with two short texts, by which the store knows it again.
+    id, keep : names
+        The column of the ids, and fields to store beside the vectors. Empty for an existing store: those that it keeps.
+        "year:int64", "id:string" say the type of a new store's (int64, float64, bool, string); see ``columns``.
     passages, overlap : int
         Cut each text into passages of so many characters that overlap by so many; ids "doc#3", fields parent and offset.
     on_bad : {"quarantine", "skip", "fail"}
         What happens to an item that can't be embedded: written to the ledger beside the store, left out, or the run ends.
     max_failures : int
         End the run, committed, when more items than this failed.
-    prune : bool
-        Hide rows whose ids the source has no more, for good. Else they are counted in ``Report.absent``.
+    prune : bool or "all"
+        Hide rows whose ids the source has no more, for good; more than half of the epoch's only with "all", and none where the
+        source holds no items (ZStoreError). Else they are counted in ``Report.absent``. What is left of a text that has fewer
+        passages than before is hidden always.
     exact : bool
         Nothing is padded, so that a vector hangs on its text alone.
     workers : int
@@ -93,7 +101,7 @@ class Run:
     """One run; ``go`` does it. The options are those of ``embed``."""
 
     def __init__(self, source: Any, to: str | os.PathLike[str], *, model: Any, keep: Sequence[str], epoch: int,
-                 on_bad: OnBad, max_failures: int | None, prune: bool, exact: bool, workers: int, window: int,
+                 on_bad: OnBad, max_failures: int | None, prune: Prune, exact: bool, workers: int, window: int,
                  budget: int | None, commit_s: float, limit: int | None, progress: bool | Callback | None,
                  metrics: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None, writer: Mapping[str, Any],
                  **reading: Any) -> None:
@@ -101,61 +109,70 @@ class Run:
             raise ValueError(f"workers is {workers!r}; a run has 1 process or more")
         if on_bad not in ("quarantine", "skip", "fail"):
             raise ValueError(f"on_bad is {on_bad!r}; it may be 'quarantine', 'skip' or 'fail'")
-        if prune and limit is not None:
-            raise ValueError("prune needs the whole source, so that limit must be left out")
+        check_prune(prune, limit)
         keep = (keep,) if isinstance(keep, str) else tuple(keep)
-        settings = {name: reading.pop(name) for name in ("prompt", "dim", "dtype", "normalize")}
+        settings = {name: reading.pop(name) for name in ("prompt", "dim", "dtype", "normalize", "device")}
+        settings["name"] = reading.pop("name", None)
         self.url, self.report = os.fspath(to), Report()
         self._limit = limit
         self._epoch, self._prune, self._commit_s = epoch, prune, commit_s
         self._engine, self._workers, self._model = (window, budget, exact), workers, (model, settings)
-        self._storage_options, self._writer_options = storage_options, dict(writer)
-        self._held = _described(self.url, storage_options)
-        self._encoder: Encoder = load(model, **settings)
-        self._made = provenance.of(self._encoder, _name_of(model))
-        self._agreed = provenance.check(self.url, {} if self._held is None else self._held.attrs,
-                                        0 if self._held is None else self._held.commit.rows, epoch, self._made)
-        made_here = PASSAGE_FIELDS if reading["passages"] else ()
-        self._columns = agreed(self.url, keep, made_here, None if self._held is None else self._held.fields)
-        self._items = texts_of(source, keep=[name for name in self._columns.names if name not in made_here], **reading)
+        self._storage_options, self._writer_options = storage_options, for_writer(writer)
+        self._held = described(self.url, storage_options)
+        check_writer(self.url, self._held, self._writer_options)
+        made_here = PASSAGE_FIELDS if reading["passages"] else {}
+        self._columns = agreed(self.url, keep, made_here, None if self._held is None else self._held.fields, reading["id"])
+        self._cut = provenance.cut(self.url, self._held, epoch, reading["passages"], reading["overlap"])
+        self._parents = Parents() if made_here else None
+        self._items = begun(texts_of(source, to=self.url, keep=[name for name in self._columns.names if name not in made_here],
+                                     **reading))
+        check_metrics(metrics)
+        self._encoder: Encoder = load(model, **settings)        # last, for it may take seconds
+        made = provenance.of(self._encoder, provenance.name_of(model, settings["name"]), exact)
+        self._made, self._agreed = provenance.agreed(self.url, self._held, epoch, made, self._encoder)
         self._meter = Meter(self.report, count_of(source) if progress or metrics is not None else None, bar=progress is True,
                             callback=progress if callable(progress) else None, metrics=metrics)
-        self._journal = Journal(self.url, storage_options, on_bad, max_failures)
+        self._journal = Journal(self.url, storage_options, on_bad, max_failures, epoch, cut=bool(reading["passages"]))
         self._journal.remember(source, model, keep=list(keep), epoch=epoch, exact=exact, **settings,
                                **{name: value for name, value in reading.items() if name != "source_options"})
-        self._waiting: list[Job] = []
-        self._copied_at = -1
+        self._last = time.perf_counter()        # that what was copied was committed
 
     def go(self) -> Report:
         """Do it. What was embedded is committed whatever happens; a KeyboardInterrupt ends the run in order, and the report
         says so."""
         started = time.perf_counter()
         try:
-            with self._open() as writer:
-                reader = _reader(self.url, self._storage_options)
-                opened = 0 if reader is None else reader.version
-                self._resume = Resume(reader, self._epoch, provenance.key(self._made), self._columns)
-                self._sink = Sink(writer, self._epoch, self._columns, self._resume)
+            with closing(Opening(self.url, self._storage_options, self._options())) as self._opening:
+                self._resume = Resume(self._opening.reader, self._epoch, provenance.key(self._made), self._columns)
+                self._sink = Sink(self._opening, self._epoch, self._columns, self._resume)
+                self._copies = Copies(self._sink, self._resume, shared=self._workers > 1)
+                self._journal.begin(ours=self._held is not None)
                 self._kept_in_order()
-            head = _described(self.url, self._storage_options)
-            self.report.commits = 0 if head is None else head.commit.version - opened
-            if not self.report.interrupted and self._limit is None:
+            self.report.commits = self._opening.commits()
+            ended = not self.report.interrupted and (self._limit is None or self.report.seen < self._limit)
+            if ended or self._workers == 1:     # a worker that was stopped may have told rows that it could not commit
+                self._journal.settle(ended=ended)
+            if ended and self._limit is None:
                 self._journal.finished()
+            if not self.report.interrupted:
                 self._settle_absent()
         finally:
             self.report.seconds = time.perf_counter() - started
             self._meter.close()
         return self.report
 
-    def _open(self) -> Writer:
-        attrs = self._agreed or {provenance.attribute(self._epoch): {**self._made, provenance.KEEP: list(self._columns.names)}}
+    def _options(self) -> dict[str, Any]:
+        """Of the Writer."""
+        made = {**self._made, provenance.KEEP: list(self._columns.names), **self._cut}
+        attrs = self._agreed or {provenance.attribute(self._epoch): made}
         options = {"commit_every_s": self._commit_s, "dim": self._encoder.dim, "dtype": self._encoder.dtype,
-                   "storage_options": self._storage_options, **self._writer_options}
+                   **self._writer_options}
         options["attrs"] = {**(options.get("attrs") or {}), **attrs}
         if self._workers > 1:
             options["session"] = secrets.token_hex(16)
-        self._shared = {name: value for name, value in options.items() if name != "takeover"}
-        return Writer(self.url, **options)
+        self._shared = {**options, "storage_options": self._storage_options}
+        self._shared.pop("takeover", None)
+        return options
 
     def _kept_in_order(self) -> None:
         """Work, with the ledger written whatever ends it."""
@@ -171,9 +188,10 @@ class Run:
             self._sink.close()
             if not refused:
                 self._journal.flush()
+                if said := self._columns.warning():
+                    warn(f"{self.url}: {said}")
 
     def _work(self) -> None:
-        last = time.perf_counter()
         with closing(self._results()) as results:
             for result in results:
                 if isinstance(result, Failure):
@@ -184,22 +202,11 @@ class Run:
                     jobs, stats = result
                     self._meter.batch(stats.tokens, stats.padded, stats.seconds + stats.waited)
                     self.report.embedded += len(jobs)
-                    self._journal.done([job.id for job in jobs])
-                if time.perf_counter() - last >= self._commit_s:
-                    if self._workers == 1:
-                        self._copy()
-                    self._journal.flush()
-                    last = time.perf_counter()
+                    self._landed(jobs)
+                self._by_time()
                 self._meter.tick()
-        if self._workers > 1:
-            self._sink.recount()
-        while self._waiting:            # a copy may be of a copy, which has to be committed first
-            before = len(self._waiting)
-            self._sink.commit()
-            self._copy()
-            if len(self._waiting) == before:
-                raise RuntimeError(f"{self.url}: {before:,} rows wait for the vectors of equal texts, which never came; what "
-                                   "is committed is right: run it again")
+        self._copies.rest()
+        self._take_copied()
 
     def _results(self) -> Generator[Result]:
         """Rows as they are appended, and failures whose id is the job."""
@@ -207,21 +214,29 @@ class Run:
             return alone(self._texts(), self._encoder, self._engine, self._sink)
         threads = max((os.cpu_count() or 1) // self._workers, 1)
         task = Task(self.url, *self._model, self._engine, self._epoch, self._columns, self._shared, threads, os.getpid())
-        return together(self._workers, task, self._texts(), self._resume)
+        return together(self._workers, task, self._begun(), self._resume)
 
-    def _texts(self) -> Iterator[tuple[Job, str]]:
-        """What needs a vector, in the order of the source; all else is settled on the way."""
+    def _begun(self) -> Iterator[tuple[Job, str] | None]:
+        """``_texts``, from the first one on, when the session that the processes join is open."""
+        begun = False
+        for text in self._texts():
+            if text is not None and not begun:
+                self._opening.writer()
+                begun = True
+            if begun:
+                yield text
+
+    def _texts(self) -> Iterator[tuple[Job, str] | None]:
+        """What needs a vector, in the order of the source; all else is settled on the way. None: more may take a while."""
         items = self._items if self._limit is None else islice(self._items, self._limit)
-        while True:
-            taken: list[Item | Failure] = []
-            try:
-                taken.extend(islice(items, _TAKEN))
-            except Exception:               # what came before it is worth its vectors
+        source: Portions[Item | Failure] = Portions(items, _TAKEN)
+        while not source.ended:
+            if taken := source.next(_TAKEN_S if self.report.seen else _FIRST_S):
                 yield from self._sorted(taken)
-                raise
-            if not taken:
-                return
-            yield from self._sorted(taken)
+            if not source.full:
+                yield None
+        if source.error is not None:
+            raise source.error
 
     def _sorted(self, taken: list[Item | Failure]) -> Iterator[tuple[Job, str]]:
         found = self._resume.sort(taken)
@@ -230,66 +245,51 @@ class Run:
         self._journal.done(found.met)
         for failure in found.failures:
             self._fail(failure)
+        if self._parents is not None:
+            self._parents.take(taken)
         yield from found.texts
-        for job, text in found.copies:
-            if len(self._waiting) >= _WAITING and self._workers == 1 and self._resume.rows != self._copied_at:
-                self._sink.commit()
-                self._copy()
-                self._copied_at = self._resume.rows     # until another row lands there is nothing more to copy
-            if len(self._waiting) < _WAITING:
-                self._waiting.append(job)
-            else:
-                yield job, text
+        self._copies.add([job for job, _ in found.copies])
+        self._take_copied()
+        self._by_time()
         self._meter.tick()
 
-    def _copy(self) -> None:
-        """Rows whose text another row has by now."""
-        before = self._waiting
-        self._waiting, copied, failures = self._sink.copy(before)
-        left = set(self._waiting)
-        self.report.copied += copied
-        self._journal.done([job.id for job in before if job not in left])
+    def _by_time(self) -> None:
+        """What the model's rows are to the Writer's clock, copies and failures are to this."""
+        if time.perf_counter() - self._last >= self._commit_s:
+            self._copies.copy()
+            if self._take_copied():
+                self._sink.commit()
+            self._journal.flush()
+            self._last = time.perf_counter()
+
+    def _take_copied(self) -> bool:
+        """Count what was copied; whether anything was."""
+        jobs, failures = self._copies.taken()
+        self.report.copied += len(jobs)
+        self._landed(jobs)
         for failure in failures:
             self._fail(failure)
+        return bool(jobs)
+
+    def _landed(self, jobs: Sequence[Job]) -> None:
+        self.report.changed += sum(job.changed for job in jobs)
+        self._journal.done([job.id for job in jobs])
 
     def _fail(self, failure: Failure) -> None:
-        self.report.failed += self._journal.failed(failure)
+        self.report.first_failure = self.report.first_failure or f"{named(failure)}: {failure.reason}"
+        written = self._journal.failed(failure)
+        self.report.failed += written
+        self.report.left_out += 1 - written
 
     def _settle_absent(self) -> None:
         """Hide what the source has no more, or count it."""
-        absent = [identity for part in self._resume.absent() for identity in part]
-        if not absent:
-            return
-        if not self._prune:
-            self.report.absent = len(absent)
-            return
-        if self._resume.nameless:
-            self.report.absent = len(absent)
-            warn(f"{self.url}: {len(absent):,} rows are not in the source, but {self._resume.nameless:,} of its items could "
-                 "not be read so far as to know which rows they are; nothing was hidden: mend them and run it again")
-            return
-        only = bool(self._writer_options.get("only_writer"))
-        self.report.pruned = hide(self.url, absent, self._epoch, self._storage_options, only)[1]
+        def away(ids: list[Any]) -> None:
+            hide(self.url, ids, self._epoch, self._storage_options, bool(self._writer_options.get("only_writer")))
 
-
-def _described(url: str, storage_options: Mapping[str, Any] | None) -> Description | None:
-    try:
-        return describe(url, storage_options=storage_options)
-    except StoreNotFound:
-        return None
-
-
-def _reader(url: str, storage_options: Mapping[str, Any] | None) -> Reader | None:
-    try:
-        return Reader(url, storage_options=storage_options)
-    except StoreNotFound:
-        return None
-
-
-def _name_of(model: Any) -> str:
-    if isinstance(model, (str, os.PathLike)):
-        return os.fspath(model)
-    return str(getattr(model, "__qualname__", None) or type(model).__name__)
+        if self._parents is not None and self._limit is not None and self.report.seen >= self._limit:
+            self._parents.forget_last()
+        if self._limit is None or self._parents is not None:
+            settle(self.url, self.report, self._resume, self._parents, self._prune, whole=self._limit is None, hide=away)
 
 
 __all__ = ["OnBad", "Run", "embed"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from zstore.errors import MissingExtra
 try:
     import sentence_transformers
     import torch
+    from transformers.utils import logging
 
     from zstore.embed.linears import LEAST_ROWS, pack
 except ImportError:
@@ -27,6 +29,9 @@ _PROMPTS = {"document": ("document", "passage", "corpus"), "query": ("query",)} 
 # Padded tokens of a batch. Measured on two cores: between 1,024 and 3,072 a token costs the same, at 8,192 a fifth more, for
 # the caches are too small; fewer pad less. On a GPU it is a guess: memory that runs out halves it.
 _CPU, _CPU_THREAD, _GPU = 1536, 768, 65_536
+# Of a transformer's config: where it was, who wrote it, what is told elsewhere (the dtype of the weights) or changes nothing.
+_NO_MATTER = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "architectures", "dtype", "torch_dtype",
+              "use_cache", "gradient_checkpointing"}
 _LETTERS = 12       # of a token, at most, in almost any text: what is beyond max_tokens * 12 is not tokenized
 
 
@@ -49,9 +54,10 @@ class STEncoder:
             raise ValueError(f"dtype is {dtype!r}; a model computes in 'float32' or 'bfloat16'")
         ours = isinstance(model, str)
         if ours:
-            model = sentence_transformers.SentenceTransformer(model, device=device, local_files_only=True)
+            with _quiet():
+                model = sentence_transformers.SentenceTransformer(model, device=device, local_files_only=True)
         self.dtype = dtype or ("bfloat16" if model.dtype == torch.bfloat16 else "float32")
-        self._weights = _hash_of(model)
+        self._weights, self._config = _hash_of(model), _hash_of_config(model)
         model = (model if ours else copy.deepcopy(model)).eval().to(device or model.device, getattr(torch, self.dtype))
         self._first, self._rest = _parts(model, normalize)
         self._normalize, self._device = normalize, model.device
@@ -66,9 +72,11 @@ class STEncoder:
         self.dim = dim or whole
 
     def provenance(self) -> dict[str, Any]:
-        """The weights by their SHA-256, before a cast; "versions" is beside what makes a vector."""
+        """Weights (before a cast), the transformer's config and the tokenizer by their SHA-256; "versions" is beside what makes
+        a vector."""
         pooling = [module.get_config_dict() for module in self._rest if hasattr(module, "get_config_dict")]
-        return {"kind": "sentence-transformers", "weights": self._weights, "tokenizer": self._tokens.fingerprint,
+        return {"kind": "sentence-transformers", "weights": self._weights, "config": self._config,
+                "tokenizer": self._tokens.fingerprint,
                 "modules": [type(module).__name__ for module in (self._first, *self._rest)],
                 "pooling": json.loads(json.dumps(pooling, default=str)), "prompt": self.prompt, "dim": self.dim,
                 "dtype": self.dtype, "normalize": self._normalize, "max_tokens": self.max_tokens,
@@ -192,7 +200,7 @@ def _parts(model: Any, normalize: bool | None) -> tuple[Any, list[Any]]:
     texts = "text" in getattr(first, "modality_config", {}) and "message" not in first.modality_config
     if type(first).__name__ != "Transformer" or fast is None or not texts or getattr(first, "query_expansion", None):
         raise ValueError("this encoder takes a sentence-transformers model that begins with a Transformer over text with a "
-                         "fast tokenizer; give any other one as a function: lambda texts: model.encode(texts)")
+                         "fast tokenizer; give any other one as a function: model=model.encode, name='its name'")
     rest = modules[1:]
     if normalize is False:
         rest = [module for module in rest if type(module).__name__ != "Normalize"]
@@ -215,3 +223,30 @@ def _hash_of(model: Any) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _hash_of_config(model: Any) -> str:
+    """SHA-256 over what weights do not say: how many heads, which activation, how many positions."""
+    first = next(iter(model))
+    config = getattr(first, "config", None) or getattr(getattr(first, "auto_model", None), "config", None)
+    told = [{} if config is None else config.to_diff_dict(), getattr(first, "get_config_dict", dict)()]
+    return hashlib.sha256(json.dumps([*map(_bare, told)], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _bare(config: Any) -> Any:
+    """Without what does not matter, at any depth."""
+    if not isinstance(config, dict):
+        return config
+    return {str(name): _bare(value) for name, value in config.items() if name not in _NO_MATTER}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own progress bar: a run has one."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
+from zstore.embed.again import Retry
 from zstore.embed.check import checked
 from zstore.embed.passages import OFFSET, PARENT, split
 from zstore.embed.sources import read
 from zstore.embed.types import Failure, Item
 
-PASSAGE_FIELDS = (PARENT, OFFSET)
+PASSAGE_FIELDS = {PARENT: "string", OFFSET: "int64"}      # with their types
 
 
 def texts_of(source: Any, *, id: str = "id", text: str = "text", keep: Sequence[str] = (), format: str | None = None,
              passages: int | None = None, overlap: int = 0, max_chars: int | None = None,
-             source_options: Mapping[str, Any] | None = None) -> Iterator[Item | Failure]:
+             source_options: Mapping[str, Any] | None = None,
+             to: str | os.PathLike[str] | None = None) -> Iterator[Item | Failure]:
     """Items with texts, and a Failure for each that has none, in the order of the source. Raises at once what the options, or a
-    source that is not there, raise."""
-    items = read(source, id=id, text=text, keep=keep, format=format, storage_options=source_options)
+    source that is not there, raise. ``to``: the store that is written, which is no text of its own source."""
+    again = source.read if isinstance(source, Retry) else partial(read, source)
+    items = again(id=id, text=text, keep=keep, format=format, storage_options=source_options, to=to)
     if passages is not None:
         split(Item("", ""), passages, overlap)      # says what is wrong with the two
         items = _cut(items, passages, overlap)
     elif overlap:
         raise ValueError(f"overlap={overlap} is of passages: say how long they are")
     return checked(items, max_chars=max_chars)
+
+
+def begun(items: Iterator[Item | Failure]) -> Iterator[Item | Failure]:
+    """The same items; the first one is read at once, and with it what the source's columns are."""
+    return chain(list(islice(items, 1)), items)
 
 
 def _cut(items: Iterable[Item | Failure], size: int, overlap: int) -> Iterator[Item | Failure]:

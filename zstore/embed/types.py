@@ -22,14 +22,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An item that has no vector, and why. ``stage``: "source", "check", "tokenize", "encode". ``reason`` is one sentence;
-    ``sample`` the text's first characters, printable."""
+    """An item that could not be embedded, and why. ``stage``: "source", "check", "tokenize", "encode". ``reason`` is one
+    sentence; ``sample`` the text's first characters, printable; ``epoch`` that of the row which is not there."""
 
     id: Any
     stage: str
     reason: str
     place: str = ""
     sample: str = ""
+    epoch: int = 0
 
 
 class Encoder(Protocol):
@@ -66,14 +67,17 @@ class Report:
     embedded: int = 0           # rows written with a vector that the model made
     skipped: int = 0            # in the store already, with this text
     copied: int = 0             # rows written with the vector of another row that has the same text
+    changed: int = 0            # embedded or copied, and there before with another text
     failed: int = 0             # in the ledger
-    pruned: int = 0             # hidden, because the source has them no more
+    left_out: int = 0           # bad items that on_bad="skip" passed over
+    pruned: int = 0             # ids that were hidden, because the source has them no more
     absent: int = 0             # in the store, not in the source, and left
     tokens: int = 0
     padded: int = 0
     seconds: float = 0.0
     commits: int = 0
     interrupted: bool = False
+    first_failure: str = ""     # which item failed first, and why
 
 
 Rows = tuple[Sequence[Any], Array, dict[str, Any]]      # ids, vectors, fields: what is appended at once
