@@ -111,7 +111,7 @@ class Corpus:
         with zstore.Reader(self.store) as reader:
             for at in range(0, len(ids), 8192):
                 part = ids[at:at + 8192]
-                theirs = model().encode([self.docs[identity] for identity in part], batch_size=32, show_progress_bar=False)
+                theirs = model().encode([self.docs[identity] for identity in part], batch_size=8, show_progress_bar=False)
                 worst = max(worst, float(np.abs(reader.get(part, epoch=0) - theirs).max()))
         assert worst < 1e-6, f"a component differs by {worst:.2e}"
         print(f"2. {len(ids):,} vectors are those of encode: no component differs by more than {worst:.1e} "

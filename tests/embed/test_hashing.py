@@ -75,7 +75,7 @@ def test_any_function(function: object, dtype: str) -> None:
 
 
 def test_a_function_that_gives_no_vectors() -> None:
-    for wrong in (lambda texts: [1.0], lambda texts: np.ones((2, 3)), lambda texts: [["a"]]):
+    for wrong in (lambda texts: [1.0], lambda texts: np.ones((3, 3)), lambda texts: [["a"]]):
         with pytest.raises(ValueError, match="not \\(2, dim\\) of numbers"):
             CallableEncoder(wrong)
 
