@@ -12,6 +12,7 @@ from shared import Counting, documents, rows, write
 
 from zstore.embed import embed, progress
 from zstore.embed.dry_run import dry_run
+from zstore.embed.engine import Stats
 from zstore.embed.progress import Meter, clock, count_of, memory
 from zstore.embed.types import Report
 
@@ -52,22 +53,22 @@ def test_the_bar_is_on_stderr_only(url: str, capsys: pytest.CaptureFixture[str])
     assert out == "" and "50/50 docs" in err and "tokens/s" in err and "padding" in err
 
 
-def test_the_estimate_is_by_the_clock_since_the_model_began(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_is_in_tokens_by_the_clock_since_the_model_began(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
     report = Report(seen=30, skipped=20)
     meter = Meter(report, 130)
     assert meter.figures()["eta_s"] is None
     now[0] = 104.0          # 2 seconds until 20 were skipped, and 2 in the model
-    meter.batch(tokens=1000, padded=1250, seconds=2.0)
-    report.embedded = 10
+    meter.batch(Stats(tokens=800, padded=1000, seconds=1.5, waited=0.5, budget=1000, known=(20, 1000)))
+    report.embedded = 10    # the long ones
     figures = meter.figures()
-    assert figures["eta_s"] == 20.0         # 100 left, 10 in 2 seconds
-    assert figures["padding"] == 0.2 and figures["tokens_per_s"] == 250     # as the summary has it: by the whole clock
+    assert figures["eta_s"] == round((200 + 90 * 50) / 400, 1)      # 10 that are counted have 200 tokens, 90 beyond them the mean
+    assert figures["padding"] == 0.2 and figures["tokens_per_s"] == 200     # as the summary has it: by the whole clock
     now[0] = 108.0          # 2 seconds more that are not the model's: an append, a commit
-    meter.batch(tokens=1000, padded=1250, seconds=2.0)
+    meter.batch(Stats(tokens=200, padded=250, seconds=2.0, waited=0.0, budget=1000))
     report.embedded = 20
-    assert meter.figures()["eta_s"] == 27.0         # 90 left, 20 in 6 seconds
+    assert meter.figures()["eta_s"] == round(90 * 50 * 6 / 1000, 1)
 
 
 def test_what_can_be_counted_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

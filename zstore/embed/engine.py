@@ -26,13 +26,15 @@ _IN_A_ROW = 16          # items that fail one after another: is it the model, or
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Of one batch: ``tokens`` that the texts have, ``padded`` that the model was given, ``seconds`` in the model, ``waited``
-    for the tokenizer before it, ``budget`` that holds now."""
+    for the tokenizer before it, ``budget`` that holds now, ``known``: texts, and their tokens, that came from the tokenizer
+    since the last batch."""
 
     tokens: int
     padded: int
     seconds: float
     waited: float
     budget: int
+    known: tuple[int, int] = (0, 0)
 
 
 Batch: TypeAlias = tuple[list[Any], Array, Stats]
@@ -91,6 +93,7 @@ def _vectors(texts: Iterator[tuple[Any, str] | None], encoder: Encoder, window: 
             started = time.perf_counter()
             ready = ahead.popleft().result()
             rounds.waited += time.perf_counter() - started
+            rounds.meet(ready)
             yield from rounds.encoded(ready)
             del ready
         if source.error is not None:
@@ -149,9 +152,15 @@ class _Rounds:
     def __init__(self, encoder: Encoder, limit: Budget, exact: bool) -> None:
         self.encoder, self.limit, self.exact = encoder, limit, exact
         self.waited = 0.0
+        self.known = 0, 0
         self._alone = exact and not hasattr(encoder, "check_exact")
         self._unlucky = 0               # texts in a row that the model could not do
         self._fine: Any = None          # the tokens of one that it could
+
+    def meet(self, window: _Window) -> None:
+        """Count what the tokenizer made of a window, whose longest texts are encoded first."""
+        sizes = [len(tokens) for tokens in window.tokens if tokens is not None]
+        self.known = self.known[0] + len(sizes), self.known[1] + sum(sizes)
 
     def encoded(self, window: _Window) -> Iterator[Batch | Failure]:
         for at, error in window.bad:
@@ -215,8 +224,8 @@ class _Rounds:
                 yield _failure(window, at, "encode", ValueError("the model gave a vector with NaN or infinity"))
             places, found = places[fine], found[fine]
         if len(places):
-            stats = Stats(int(lengths.sum()), padded(lengths), seconds, self.waited, self.limit.now)
-            self.waited = 0.0
+            stats = Stats(int(lengths.sum()), padded(lengths), seconds, self.waited, self.limit.now, self.known)
+            self.waited, self.known = 0.0, (0, 0)
             yield [window.keys[at] for at in places], found, stats
 
 

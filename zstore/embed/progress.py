@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zstore.embed import columnar
+from zstore.embed.engine import Stats
 from zstore.embed.files import PACKED, Place, suffix_of
 from zstore.embed.types import Report
 from zstore.notices import warn
@@ -29,8 +30,8 @@ class Meter:
 
     seconds, done (items that are settled), total (None where unknown), embedded, copied, skipped, failed, tokens, docs_per_s,
     tokens_per_s (both by the clock since the run began), padding (share of what the model was given), eta_s (None where
-    unknown), memory_bytes. The estimate is by the clock too, since the model has its first batch: what stands before it,
-    and how many items were skipped until then, says nothing of the rest.
+    unknown), memory_bytes. The estimate is in tokens: those that the tokenizer has counted and the model has not done, and for
+    each item beyond them the mean so far; at the pace of the clock since the model's first batch.
     """
 
     def __init__(self, report: Report, total: int | None, *, bar: bool = False, callback: Callback | None = None,
@@ -38,7 +39,8 @@ class Meter:
         self._report, self._total, self._callback = report, total, callback
         self._start = time.perf_counter()
         self._told = 0.0
-        self._since: tuple[float, int] | None = None    # seconds and done, when the model began
+        self._since: float | None = None        # seconds, when the model began
+        self._known = 0, 0                      # texts that the tokenizer has counted, and their tokens
         self._file: TextIO | None = None if metrics is None else open(metrics, "a", encoding="utf-8")  # noqa: SIM115
         self._bar = _bar(total) if bar else None
 
@@ -47,12 +49,13 @@ class Meter:
         """Since the run began."""
         return time.perf_counter() - self._start
 
-    def batch(self, tokens: int, padded: int, seconds: float) -> None:
+    def batch(self, stats: Stats) -> None:
         """The model did a batch, whose items are not counted yet."""
         if self._since is None:
-            self._since = max(self.seconds - seconds, 0.0), self._done()
-        self._report.tokens += tokens
-        self._report.padded += padded
+            self._since = max(self.seconds - stats.seconds - stats.waited, 0.0)
+        self._known = self._known[0] + stats.known[0], self._known[1] + stats.known[1]
+        self._report.tokens += stats.tokens
+        self._report.padded += stats.padded
 
     def tick(self, *, now: bool = False) -> None:
         """Tell the figures, if it is time or ``now``."""
@@ -84,16 +87,22 @@ class Meter:
 
     def figures(self) -> dict[str, Any]:
         """See the class."""
-        r, seconds = self._report, self.seconds
-        done, eta = self._done(), None
-        if self._total is not None and self._since is not None and done > self._since[1]:
-            eta = max(self._total - done, 0) * (seconds - self._since[0]) / (done - self._since[1])
+        r, seconds, done, eta = self._report, self.seconds, self._done(), self._left_s()
         return {"seconds": round(seconds, 3), "done": done, "total": self._total, "embedded": r.embedded, "copied": r.copied,
                 "skipped": r.skipped, "failed": r.failed, "tokens": r.tokens,
                 "docs_per_s": round(done / seconds, 1) if seconds > 0 else 0.0,
                 "tokens_per_s": round(r.tokens / seconds, 1) if seconds > 0 else 0.0,
                 "padding": round(1 - r.tokens / r.padded, 4) if r.padded else 0.0,
                 "eta_s": None if eta is None else round(eta, 1), "memory_bytes": memory()}
+
+    def _left_s(self) -> float | None:
+        texts, tokens = self._known
+        if self._total is None or self._since is None or not texts or not self._report.tokens:
+            return None
+        counted = max(texts - self._report.embedded, 0)
+        beyond = max(self._total - self._done() - counted, 0)
+        left = max(tokens - self._report.tokens, 0) + beyond * tokens / texts
+        return left * (self.seconds - self._since) / self._report.tokens
 
     def _done(self) -> int:
         r = self._report

@@ -200,7 +200,7 @@ class Run:
                     self._fail(job.failed(result.stage, result.reason, result.sample))
                 else:
                     jobs, stats = result
-                    self._meter.batch(stats.tokens, stats.padded, stats.seconds + stats.waited)
+                    self._meter.batch(stats)
                     self.report.embedded += len(jobs)
                     self._landed(jobs)
                 self._by_time()
