@@ -63,7 +63,7 @@ def test_the_estimate_is_in_tokens_by_the_clock_since_the_model_began(monkeypatc
     meter.batch(Stats(tokens=800, padded=1000, seconds=1.5, waited=0.5, budget=1000, known=(20, 1000)))
     report.embedded = 10    # the long ones
     figures = meter.figures()
-    assert figures["eta_s"] == round((200 + 90 * 50) / 400, 1)      # 10 that are counted have 200 tokens, 90 beyond them the mean
+    assert figures["eta_s"] == round((200 + 90 * 50) / 400, 1)      # 10 have 200 tokens; 90 beyond them the mean
     assert figures["padding"] == 0.2 and figures["tokens_per_s"] == 200     # as the summary has it: by the whole clock
     now[0] = 108.0          # 2 seconds more that are not the model's: an append, a commit
     meter.batch(Stats(tokens=200, padded=250, seconds=2.0, waited=0.0, budget=1000))
