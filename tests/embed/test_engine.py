@@ -94,6 +94,15 @@ def test_the_budget_is_kept() -> None:
     assert all(size <= 256 for _, size in encoder.batches) and max(size for _, size in encoder.batches) > 200
 
 
+def test_what_the_tokenizer_has_counted_is_told() -> None:
+    source = [*texts(40), "poison"]
+    _, failures, stats = run(source, Fussy(unreadable=["poison"]), window=10, budget=64)
+    assert [*failures] == [40]
+    assert sum(said.known[0] for said in stats) == 40
+    assert sum(said.known[1] for said in stats) == sum(said.tokens for said in stats)
+    assert stats[0].known[0] == 10 and stats[1].known == (0, 0)         # a window at a time
+
+
 def test_nothing_gives_nothing() -> None:
     assert run([], Fussy()) == ({}, {}, [])
 
