@@ -86,3 +86,20 @@ def test_texts_that_changed_are_counted_and_not_warned_of(url: str) -> None:
     report = embed(again, url, model=Counting())
     assert (report.changed, report.embedded, report.copied, report.skipped) == (5, 5, 2, 5)
     assert held(url) == made(again)
+
+
+def test_the_rest_is_copied_some_rows_at_a_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "_WAITING", 64)
+    monkeypatch.setattr(waiting, "_TOGETHER", 16)
+    most: list[int] = []
+    taken = copies.Copies.taken
+
+    def counted(self: copies.Copies) -> Any:
+        found = taken(self)
+        most.append(len(found[0]))
+        return found
+    monkeypatch.setattr(copies.Copies, "taken", counted)
+    docs = [(n, f"text {n % 3}") for n in range(2000)]
+    report = embed(docs, url, model="hash:32", workers=2)
+    assert (report.embedded, report.copied) == (3, 1997) and held(url) == made(docs)
+    assert max(most) <= 64 + 16

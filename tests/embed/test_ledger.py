@@ -205,6 +205,38 @@ def test_an_old_ledger_s_entries_are_of_epoch_0(tmp_path: Path) -> None:
     assert Ledger(url).clear(["doc-3"]) == 1
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("between", [0, 1500])
+@pytest.mark.parametrize("passages", [None, 100])
+def test_bad_then_good_is_mended(passages: int | None, between: int, workers: int, tmp_path: Path) -> None:
+    url, first = str(tmp_path / "docs.zarr"), {"id": "a", "text": " ", "n": 0}
+    rest = [{"id": f"b{n}", "text": f"text {n}", "n": n} for n in range(between)]
+    good = {"id": "a", "text": "good", "n": 1}
+    for _ in range(2):          # the second finds the row there
+        report = embed([first, *rest, good, {"id": "c", "text": " ", "n": 3}], url, model="hash:8", keep=["n:int64"],
+                       passages=passages, workers=workers)
+        assert report.failed == 2 and rows(url) == between + 1 and open_ids(url) == ["c"]
+    report = embed([first, *rest, {**good, "text": "better"}], url, model="hash:8", keep=["n"], passages=passages)
+    assert (report.changed, report.failed) == (1, 1) and open_ids(url) == ["c"]
+    good["text"] = "better"
+    embed([good, *rest, first], url, model="hash:8", keep=["n"], passages=passages, workers=workers)
+    assert "a" in open_ids(url)         # the last one of the source is bad
+
+
+def test_bad_then_good_is_open_until_the_writer_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, close, seen = str(tmp_path / "docs.zarr"), zstore.Writer.close, []
+
+    def closing(writer: Any) -> None:
+        seen.append(open_ids(url))
+        close(writer)
+
+    monkeypatch.setattr(zstore.Writer, "close", closing)
+    embed([("a", " "), *((f"b{n}", f"text {n}") for n in range(1500)), ("a", "good")], url, model="hash:8", commit_s=0.001)
+    assert seen[0] == ["a"] and open_ids(url) == []
+    embed([("a", " "), ("a", "good"), ("a", "another")], url, model="hash:8")
+    assert open_ids(url) == ["a"] and "twice" in Ledger(url).all()[0].reason
+
+
 def test_skip_clears_nothing_that_failed_again(tmp_path: Path) -> None:
     url, source = str(tmp_path / "docs.zarr"), docs(tmp_path, "a.jsonl", (1, "one"), (2, ""), "{ broken")
     embed(source, url, model="hash:8")

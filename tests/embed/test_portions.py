@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from zstore.embed import embed
+from zstore.embed import portions as module
+from zstore.embed.hashing import HashingEncoder
 from zstore.embed.portions import Portions
 
 
@@ -52,3 +58,16 @@ def test_an_interrupt_is_no_end_of_the_source() -> None:
     with pytest.raises(KeyboardInterrupt):
         taking.next(1e9)
     assert not taking.ended
+
+
+def test_a_source_that_gives_a_thousand_a_second_fills_the_models_windows(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock) / 1000))
+    sizes: list[int] = []
+
+    class Sizes(HashingEncoder):
+        def tokenize(self, texts: Sequence[str]) -> list[Any]:
+            sizes.append(len(texts))
+            return super().tokenize(texts)
+    embed(((n, f"text {n}") for n in range(3000)), url, model=Sizes(8), window=600)
+    assert sizes == [600] * 5

@@ -11,6 +11,7 @@ from shared import Counting, documents, held, made, rows, write
 import zstore
 from zstore.cli.main import main
 from zstore.embed import embed
+from zstore.embed.ledger import Ledger
 from zstore.errors import Conflict, ZStoreError
 
 
@@ -57,6 +58,19 @@ def test_the_command_says_how_more_is_hidden_on_purpose(url: str, tmp_path: Path
     write(source, [(docs[0][0], "a third text"), docs[1]])
     assert main([*words, "--prune-all"]) == 0
     assert "1 of them were there with another text" in capsys.readouterr().out and len(held(url)) == 2
+
+
+def test_the_command_does_not_advise_what_it_was_told(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = documents(20)
+    source = write(tmp_path / "docs.jsonl", docs)
+    words = ["embed", str(source), "--to", url, "--model", "hash:32"]
+    assert main(words) == 0
+    write(source, docs[:19])
+    assert main(words) == 0 and "1 row not in the source any more; --prune hides them" in capsys.readouterr().out
+    source.write_text(source.read_text() + "{ broken\n")
+    assert main([*words, "--prune"]) == 0
+    told = capsys.readouterr()
+    assert "nothing was hidden" in told.err and "1 row not in the source any more\n" in told.out
 
 
 def test_ids_are_counted_not_rows(url: str) -> None:
@@ -166,3 +180,28 @@ def test_what_is_wrong_at_the_door_is_said_before_the_model_is_loaded(
         embed(source, url, model="hash:32")
     with pytest.raises(error, match=said):
         embed(**{"source": source, "to": url, "model": "no-such-model", **change})
+
+
+def test_a_bad_text_keeps_its_own_passages_and_no_others(url: str) -> None:
+    """Of a document that turned bad the passages stay; documents that are gone are hidden all the same."""
+    how: dict[str, Any] = {"model": Counting(), "passages": 20}
+    docs = [(f"d{n}", f"document {n} has some words more") for n in range(4)]
+    embed(docs, url, **how)
+    before = rows(url)
+    each = before // 4
+    report = embed([docs[0], ("d1", "  "), docs[2]], url, prune=True, **how)
+    assert (report.failed, report.pruned, report.absent) == (1, each, 0)
+    with zstore.Reader(url) as reader:
+        assert set(reader.latest().field("parent").tolist()) == {"d0", "d1", "d2"}
+    nul = embed([docs[0], ("d1", "a passage with a \0 in it, and one more behind"), docs[2]], url, prune=True, **how)
+    assert nul.failed + nul.embedded > 0 and nul.absent == 0
+
+
+def test_two_documents_of_one_id_are_not_mixed(url: str) -> None:
+    docs = [("d", "one two three four five"), ("d", "another text of many more words than the first"), ("e", "more")]
+    report = embed(docs, url, model=Counting(), passages=10)
+    assert report.failed == 1 and [failure.id for failure in Ledger(url).all()] == ["d"]
+    with zstore.Reader(url) as reader:
+        assert reader.find(["d#0"]) >= 0 and reader.find(["e#0"]) >= 0
+        held_rows = reader.latest().field("parent").tolist().count("d")
+    assert embed([docs[0], docs[0], docs[2]], url, model=Counting(), passages=10).skipped == 2 * held_rows + 1

@@ -314,6 +314,17 @@ def test_long_texts_of_many_lines_are_texts(tmp_path: Path) -> None:
     assert isinstance(item, Item) and item.text == text
 
 
+@pytest.mark.parametrize(("head", "inner"), [("id,text", "Smith{n}, John"), ("id,text,year", "k{n},v{n},w{n}")])
+def test_a_quoted_table_is_a_text_as_it_stands(head: str, inner: str, tmp_path: Path) -> None:
+    text, last = "\n".join(inner.format(n=n) for n in range(25)), ",2001" * head.count("year")
+    path = put(tmp_path, "t.csv", f'{head}\n1,first{last}\n2,"{text}"{last}\n3,"{text}"{last}\n4,"two\nlines"{last}\n'.encode())
+    with pytest.warns(UserWarning, match=r"t\.csv lines 3 to 27 are one row .* look like rows of their own") as said:
+        items = list(read(path))
+    assert len(said) == 1           # of a file
+    assert [(item.id, item.text) for item in items if isinstance(item, Item)] == [
+        ("1", "first"), ("2", text), ("3", text), ("4", "two\nlines")] and len(items) == 4
+
+
 def test_an_open_quote_before_a_cut_keeps_the_rows_between(tmp_path: Path) -> None:
     packed = gzip.compress(('id,text\n1,"Hello\n' + "".join(f"{n},text\n" for n in range(2, 500))).encode())
     items, got = read(put(tmp_path, "q.csv.gz", packed[:-12])), []

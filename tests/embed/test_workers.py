@@ -20,9 +20,9 @@ import zstore
 from zstore._typing import Array
 from zstore.cli.main import main
 from zstore.embed import embed
+from zstore.embed.gpus import device
 from zstore.embed.hashing import HashingEncoder
 from zstore.embed.ledger import Ledger
-from zstore.embed.workers import device
 
 HERE = Path(__file__).parent
 STUCK = """
@@ -195,6 +195,37 @@ def test_a_killed_parent_leaves_no_worker(url: str, children: Any, tmp_path: Pat
 def test_what_the_model_refuses_everywhere_is_told(url: str) -> None:
     with pytest.raises(ZeroDivisionError):
         embed(documents(50), url, model=Counting(stop_at=1, error=ZeroDivisionError), workers=2)
+    assert rows(url) == 0
+
+
+def _full(writer: Any, close: Callable[[Any], None] = zstore.Writer.close) -> None:
+    close(writer)
+    raise OSError(28, "No space left on device")
+
+
+class Unstored(Slow):
+    """Its process can't commit what it has at the end."""
+
+    def encode(self, tokens: Sequence[Any]) -> Array:
+        zstore.Writer.close = _full         # type: ignore[method-assign]
+        return super().encode(tokens)
+
+
+def test_a_last_commit_that_failed_is_told_after_control_c(url: str) -> None:
+    def interrupt(facts: Any) -> None:
+        if facts["embedded"]:
+            raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="the last rows of a worker process .*No space left on device"), \
+            pytest.raises(KeyboardInterrupt):
+        embed(documents(3000), url, model=Unstored(32), workers=2, window=64, budget=512, progress=interrupt)
+    with pytest.raises(OSError, match="No space left on device"):       # told once, as the error that it is
+        embed(documents(3000, seed=1), url, model=Unstored(32), workers=2, window=64, budget=512)
+
+
+@pytest.mark.parametrize("given", ["cuda:1", "cuda:0"])
+def test_one_gpu_for_several_processes_is_refused(given: str, url: str) -> None:
+    with pytest.raises(ValueError, match=f"device '{given}' names one GPU, and 2 workers .* leave the number out"):
+        embed(documents(3), url, model="hash:8", workers=2, device=given)
     assert rows(url) == 0
 
 

@@ -146,7 +146,7 @@ def _lines(args: argparse.Namespace, report: Report) -> Iterator[str]:
     if report.pruned:
         yield f"{_plural(report.pruned, 'row')} that the source has no more: hidden"
     if report.absent:
-        yield f"{_plural(report.absent, 'row')} not in the source any more; --prune hides them"
+        yield f"{_plural(report.absent, 'row')} not in the source any more{'' if args.prune else '; --prune hides them'}"
     if report.left_out:
         yield f"{report.left_out:,} more can't be embedded and were passed over, as --on-bad skip asks"
     if report.failed:

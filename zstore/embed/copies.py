@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from zstore.embed.resume import Job, Resume
 from zstore.embed.sink import Sink
@@ -42,15 +42,19 @@ class Copies:
         self._copy_ready()
         self._copy_waiting()
 
-    def rest(self) -> None:
-        """The model has done all that it will. RuntimeError where rows are left."""
+    def rest(self) -> Iterator[None]:
+        """The model has done all that it will: copy what is left, some rows at a time. RuntimeError where some can't be."""
         if self._shared and self._waiting:
             self._sink.recount()
-        self._shared, self._made = False, -1
-        self.copy()
-        if self._waiting:
-            raise RuntimeError(f"{self._sink.url}: {len(self._waiting):,} rows wait for the vectors of equal texts, which "
-                               "never came; what is committed is right: run it again")
+        self._shared, self._made = False, self._resume.made
+        self._copy_ready()
+        yield
+        while before := len(self._waiting):
+            self._waiting.keep(self._copied(self._waiting.first))
+            yield
+            if len(self._waiting) == before:
+                raise RuntimeError(f"{self._sink.url}: {before:,} rows wait for the vectors of equal texts, which never came; "
+                                   "what is committed is right: run it again")
 
     def taken(self) -> tuple[list[Job], list[Failure]]:
         """What was copied since this was last asked, and what could not be, as the model could not do its text."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from zstore.embed.types import Failure, Item
 
+TWICE = "the id comes twice in the source, with another text; the first one counts"
 _SAMPLE = 80        # characters of a text that a failure shows
 
 

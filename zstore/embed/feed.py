@@ -12,7 +12,7 @@ from zstore.embed.files import MOST
 TOO_LONG = f"the line is longer than {MOST >> 20} MiB"
 _MOST_LINES = 100_000       # of one row
 _DELIMITERS = ",;\t|"
-_LIKE_ROWS = 20             # lines within one text of which nearly all look like rows: fewer may be chance
+_LIKE_ROWS = 20             # lines within one text that are worth a word where nearly all look like rows
 
 Line = tuple[int, str, str]     # its number, its text, what is wrong with it
 
@@ -51,8 +51,8 @@ class Feed:
         found = [one for one in _DELIMITERS if one in re.sub(r'"[^"]*"', "", text)]
         return found[0] if len(found) == 1 else ","
 
-    def swallowed(self, delimiter: str, fields: int) -> bool:
-        """Whether the lines of the row look like rows of so many fields themselves."""
+    def like_rows(self, delimiter: str, fields: int) -> bool:
+        """Whether the lines of the row look like rows of so many fields themselves. A quoted table does too."""
         inner = self.row[1:-1]
         return len(inner) >= _LIKE_ROWS and sum(text.count(delimiter) == fields - 1 for _, text, _ in inner) > 0.9 * len(inner)
 

@@ -30,6 +30,7 @@ class Journal:
         self._open: dict[str, Any] = {}             # ids of entries that did not come yet
         self._parents: set[str] = set()             # of their passages, and they themselves
         self._came: set[str] = set()                # those parents of which a passage has its vector
+        self._bad: set[str] = set()                 # ids of entries that failed in this run
         self._ours: set[str] = set()                # ids that runs of this source wrote down
         self._places: set[str] = set()              # of what never had an id, in this source
         self._new: list[Failure] = []
@@ -66,9 +67,10 @@ class Journal:
         id = plain_id(failure.id)
         if id is None:
             self._places.discard(failure.place)
-        else:                               # although another item of the source, with the same id, may have its vector
-            self._open.pop(str(id), None)
-            self._mended.pop(str(id), None)
+        else:                               # although an earlier item of the source, with the same id, may have its vector
+            known = self._open.pop(str(id), self._mended.pop(str(id), None))
+            if known is not None or self._on_bad == "quarantine":
+                self._bad.add(str(id))
         if self._on_bad == "quarantine":
             self._new.append(replace(failure, epoch=self._epoch))
             if len(self._new) >= AT_ONCE:
@@ -77,6 +79,16 @@ class Journal:
             raise ZStoreError(f"{self._count:,} items failed, and {self._most:,} are allowed; the last one is "
                               f"{named(failure)}: {failure.reason}; what was embedded is committed")
         return int(self._on_bad == "quarantine")
+
+    def coming(self, ids: Iterable[Any], there: Iterable[Any]) -> None:
+        """These will have their vectors, and ``there`` of them have: one that failed so far is mended when it is done."""
+        for id in map(str, ids if self._bad else ()):
+            for key in {id, _parent(id)} if self._cut else {id}:
+                if key in self._bad:
+                    self._bad.remove(key)
+                    self._open[key] = key
+                    self._parents |= {key, _parent(key)} if self._cut else set()
+        self.done(there)
 
     def done(self, ids: Iterable[Any]) -> None:
         """These have their vectors, or will with the next commit: should the ledger name one, it is mended."""

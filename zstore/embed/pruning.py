@@ -55,21 +55,23 @@ def settle(url: str, report: Report, resume: Resume, parents: Parents | None, pr
            hide: Callable[[list[Any]], Any]) -> None:
     """Hide with ``hide``, or count. ``whole``: the source was read to its end. Raises ZStoreError, or warns, where more would
     be hidden than a user can have meant."""
-    left: list[Any] = []
-    absent: list[Any] = []
+    left: list[Any] = []        # hidden in any case: few
+    lost: list[Any] = []        # gathered only to be hidden
+    absent = 0
     for part in resume.absent():
         ids = part.ids
         older = np.zeros(len(ids), np.bool_) if parents is None else parents.read(part.field(PARENT).tolist())
         left += ids[older].tolist()
-        absent += ids[~older].tolist()
-    if not whole:
-        absent = []
-    doubt = _doubt(url, len(absent), report.seen, resume, prune) if prune and absent else None
-    gone = left + absent if prune and doubt is None else left
+        if whole:
+            absent += int((~older).sum())
+            if prune:
+                lost += ids[~older].tolist()
+    doubt = _doubt(url, absent, report.seen, resume, prune) if prune and absent else None
+    gone = left + lost if doubt is None else left
     if gone:
-        hide(gone)
+        hide(gone)              # all at once: each call publishes a version, and between two of them half would be hidden
     report.pruned = len(gone)
-    report.absent = len(left) + len(absent) - len(gone)
+    report.absent = len(left) + absent - len(gone)
     if doubt is not None:
         if resume.nameless:
             warn(doubt)

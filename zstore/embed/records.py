@@ -11,6 +11,7 @@ from zstore.embed.failing import unread
 from zstore.embed.feed import TOO_LONG, Feed, Line, decoded
 from zstore.embed.files import Place, lines
 from zstore.embed.picking import Record
+from zstore.notices import warn
 
 
 def jsonl(file: Place) -> Iterator[Record]:
@@ -61,8 +62,11 @@ def tables(file: Place) -> Iterator[Record]:
     """CSV with a header, as RFC 4180 has it: a quoted field may hold delimiters, quotes and line ends. Semicolons, tabs or bars
     take the place of commas where they alone are in the header. All values are strings.
 
-    A row with more or fewer fields than the header, or with misplaced quotes, is a failure; where it took several lines, or
-    took in rows that follow it, reading goes on at its second line, so that an open quote costs no other row."""
+    A row with more or fewer fields than the header, with misplaced quotes, or whose quote is not closed by the end of the file
+    or within 16 MiB and 100,000 lines, is a failure; where it took several lines, reading goes on at its second line, so that
+    an open quote costs no other row. All else is read as it stands. So a quote that was left open by mistake, and that a stray
+    one at the end of a later row closes with the right number of fields, can't be told from a long text: it is one row, and of
+    the first in a file whose lines look like rows a warning tells."""
     with file.unpacked() as stream:
         feed = Feed(lines(stream, file.shown))
         delimiter = feed.delimiter()
@@ -71,6 +75,7 @@ def tables(file: Place) -> Iterator[Record]:
             header = _header(next((row for row in rows if row), []), feed.wrong, file.shown)
         except csv.Error as error:
             raise ValueError(f"the header of {file.shown} is no CSV: {error}") from None
+        said = False
         while header:
             feed.begin()
             row: list[str] = []
@@ -81,8 +86,8 @@ def tables(file: Place) -> Iterator[Record]:
                 return
             except csv.Error as error:
                 reason = str(error)
-            if len(feed.row) > 1 and (reason or len(row) != len(header) or feed.swallowed(delimiter, len(header))):
-                last = feed.row[-1][0]
+            last = feed.row[-1][0]
+            if len(feed.row) > 1 and (reason or len(row) != len(header)):
                 reason = (f"a quote is not closed as it should be, up to line {last}: "
                           f"{reason or f'the row has {len(row)} fields, and the header {len(header)}'}")
                 feed.back()
@@ -90,7 +95,11 @@ def tables(file: Place) -> Iterator[Record]:
             if reason:
                 yield unread(f"{file.shown} line {number}", wrong or f"the row is no CSV: {reason}", text)
             elif row or feed.wrong:
+                told, said = said, said or feed.like_rows(delimiter, len(header))
                 yield _row((number, text, feed.wrong), row, header, file.shown)
+                if said and not told:
+                    warn(f"{file.shown} lines {number} to {last} are one row by their quotes, but look like rows of their own: "
+                         f"look whether the quote in line {number} is closed as it should be")
 
 
 def _row(line: Line, row: list[str], header: list[str], shown: str) -> Record:

@@ -10,7 +10,7 @@ import numpy as np
 
 from zstore._typing import Array, Int64s
 from zstore.embed.columns import Columns, Misfit
-from zstore.embed.failing import plain_id, sample_of
+from zstore.embed.failing import TWICE, plain_id, sample_of
 from zstore.embed.hashes import Table, UInt64s, hash_id, hash_text
 from zstore.embed.passages import PARENT
 from zstore.embed.types import Failure, Item
@@ -41,9 +41,15 @@ class Sorted:
 
     texts: list[tuple[Job, str]] = field(default_factory=list)      # a vector
     copies: list[tuple[Job, str]] = field(default_factory=list)     # that of another row with this text, there or on its way
-    failures: list[Failure] = field(default_factory=list)
+    early: list[Failure] = field(default_factory=list)              # before another one of these items with the same id
+    failures: list[Failure] = field(default_factory=list)           # all others
     met: list[Any] = field(default_factory=list)                    # the store has them as they are
     skipped: int = 0
+
+    @property
+    def coming(self) -> list[Any]:
+        """The ids that have their vectors, or will."""
+        return [*self.met, *(job.id for job, _ in self.texts), *(job.id for job, _ in self.copies)]
 
 
 class Resume:
@@ -57,7 +63,7 @@ class Resume:
         self._store, self._epoch, self._key, self._columns = store, epoch, key, columns
         hashes = np.zeros(0, np.uint64) if store is None else np.asarray(store.field(HASH), np.uint64)
         self._hashes: UInt64s = hashes
-        self._met = np.zeros(len(hashes), np.bool_)
+        self._met = np.zeros(len(hashes), np.uint8)     # of each row: the source named it by a failure alone (1), by a text (2)
         self.opened = self.rows = len(hashes)       # of the store before this run; with those that landed in it
         self.made = 0                               # rows of this run whose vectors the model made
         self._texts = Table(hashes, np.arange(len(hashes), dtype=np.int64))
@@ -65,22 +71,25 @@ class Resume:
         self._flying: set[int] = set()              # hashes of texts that the model has, or will have in a moment
         self._broken: dict[int, str] = {}           # hashes of texts that it could not do, with the reason
         self.nameless = 0                           # failures that name no id: which rows they mean is unknown
+        self._excused = Table()                     # hashes of parents that have a failure, whose passages are not absent
 
     def sort(self, items: Sequence[Item | Failure]) -> Sorted:
         """Take the next items of the source, in order."""
         out = Sorted()
         jobs: list[tuple[Job, str]] = []
+        failures: list[tuple[int, Failure]] = []        # with how many jobs came before
         self._columns.settle([item for item in items if isinstance(item, Item)])
         for item in items:
             if isinstance(item, Failure):
                 self._meet_failed(item)
-                out.failures.append(item)
+                failures.append((len(jobs), item))
                 continue
             try:
                 identity = self._columns.id_of(item)
             except Misfit as error:
                 self.nameless += 1
-                out.failures.append(Failure(plain_id(item.id), "check", str(error), item.place, sample_of(item.text)))
+                failure = Failure(plain_id(item.id), "check", str(error), item.place, sample_of(item.text))
+                failures.append((len(jobs), failure))
                 continue
             job = Job(identity, hash_text(item.text, self._key), (), item.place)
             try:
@@ -88,12 +97,23 @@ class Resume:
             except Misfit as error:
                 failure = job.failed("check", str(error), item.text)
                 self._meet_failed(failure)
-                out.failures.append(failure)
+                failures.append((len(jobs), failure))
                 continue
             jobs.append((job, item.text))
+        last = self._last(jobs) if failures else {}
+        for at, failure in failures:
+            (out.early if last.get(str(failure.id), -1) >= at else out.failures).append(failure)
         if jobs:
             self._sort(jobs, out)
         return out
+
+    def _last(self, jobs: list[tuple[Job, str]]) -> dict[str, int]:
+        """Where the last one of each id stands, and the last passage of each text."""
+        names = [str(job.id) for job, _ in jobs]
+        last = {name: at for at, name in enumerate(names)}
+        if PARENT in self._columns.names:
+            last |= {name.rpartition("#")[0]: at for at, name in enumerate(names)}
+        return last
 
     def _sort(self, jobs: list[tuple[Job, str]], out: Sorted) -> None:
         ids = [job.id for job, _ in jobs]
@@ -105,17 +125,16 @@ class Resume:
         here: dict[int, int] = {}               # of these very items
         for at, (job, text) in enumerate(jobs):
             row, before = int(rows[at]), here.get(keys[at], earlier[at])
-            if before is None and row >= 0 and self._met[row]:
+            if before is None and row >= 0 and self._met[row] == 2:
                 before = _signed(int(self._hashes[row]))
             if before is not None:              # the id came before in this run
                 if before == _signed(job.hash):
                     out.skipped += 1
                 else:
-                    out.failures.append(job.failed("check", "the id comes twice in the source, with another text; the first "
-                                                   "one counts", text))
+                    out.failures.append(job.failed("check", TWICE, text))
                 continue
             if row >= 0:
-                self._met[row] = True
+                self._met[row] = 2
             if row >= 0 and int(self._hashes[row]) == job.hash:
                 if at in refiled:
                     out.copies.append((job, text))
@@ -169,10 +188,13 @@ class Resume:
     def absent(self) -> Iterator[View]:
         """Those of them that the source did not name, some at a time."""
         live = self.live()
-        if live is None or len(live) == int(self._met.sum()):
+        if live is None or len(live) == np.count_nonzero(self._met):
             return
         for part in live.batches(65_536):
-            lost = np.flatnonzero(~self._met[self._find(part.ids)])
+            lost = np.flatnonzero(self._met[self._find(part.ids)] == 0)
+            if PARENT in self._columns.names:
+                parents = [hash_id(parent) for parent in part.field(PARENT)[lost].tolist()]
+                lost = lost[[found is None for found in self._excused.get(parents)]]
             if len(lost):
                 yield part.select(lost)
 
@@ -204,9 +226,11 @@ class Resume:
             return
         row = int(self._find([identity])[0])
         if row >= 0:
-            self._met[row] = True
-        elif PARENT in self._columns.names:     # the passages of this text may be there, whose ids it does not say
-            self.nameless += 1
+            self._met[row] = max(self._met[row], 1)
+        if PARENT in self._columns.names:
+            name = str(identity)
+            for parent in {name, name.rpartition("#")[0]}:
+                self._excused.put(hash_id(parent), 1)
 
 
 def _differ(one: Array, other: Array) -> Any:

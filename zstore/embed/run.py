@@ -15,6 +15,7 @@ from zstore.embed.check import named
 from zstore.embed.columns import agreed
 from zstore.embed.copies import Copies
 from zstore.embed.engine import WINDOW
+from zstore.embed.gpus import check_workers
 from zstore.embed.journal import Journal
 from zstore.embed.models import load
 from zstore.embed.opening import Opening, check_writer, described
@@ -34,6 +35,7 @@ from zstore.notices import warn
 OnBad = Literal["quarantine", "skip", "fail"]
 _TAKEN = 1024           # items of the source that are looked at together
 _TAKEN_S = 0.5          # of a slow source, those that came by then
+_FEW = 64               # a source that gave fewer in that time is not waited for
 _FIRST_S = 5.0          # the first ones settle the types of ids and kept fields
 
 
@@ -76,8 +78,8 @@ def embed(source: Any, to: str | os.PathLike[str], *, model: Any, id: str = "id"
     exact : bool
         Nothing is padded, so that a vector hangs on its text alone.
     workers : int
-        Processes, each with the model and one GPU, if there are several; ``model`` is then a name, a folder, or something that
-        can be pickled, and the caller's script is guarded by ``if __name__ == "__main__"``.
+        Processes, each with the model and one GPU, if there are several (``device`` then names none); ``model`` is a name, a
+        folder, or something that can be pickled, and the caller's script is guarded by ``if __name__ == "__main__"``.
     window, budget : int
         Texts that are sorted by length together, and padded tokens of a batch (None: what is best for the model, as it says).
     limit : int
@@ -105,8 +107,7 @@ class Run:
                  budget: int | None, commit_s: float, limit: int | None, progress: bool | Callback | None,
                  metrics: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None, writer: Mapping[str, Any],
                  **reading: Any) -> None:
-        if not isinstance(workers, int) or workers < 1:
-            raise ValueError(f"workers is {workers!r}; a run has 1 process or more")
+        check_workers(workers, reading["device"])
         if on_bad not in ("quarantine", "skip", "fail"):
             raise ValueError(f"on_bad is {on_bad!r}; it may be 'quarantine', 'skip' or 'fail'")
         check_prune(prune, limit)
@@ -142,7 +143,7 @@ class Run:
         says so."""
         started = time.perf_counter()
         try:
-            with closing(Opening(self.url, self._storage_options, self._options())) as self._opening:
+            with closing(self._opened()) as self._opening:
                 self._resume = Resume(self._opening.reader, self._epoch, provenance.key(self._made), self._columns)
                 self._sink = Sink(self._opening, self._epoch, self._columns, self._resume)
                 self._copies = Copies(self._sink, self._resume, shared=self._workers > 1)
@@ -161,8 +162,7 @@ class Run:
             self._meter.close()
         return self.report
 
-    def _options(self) -> dict[str, Any]:
-        """Of the Writer."""
+    def _opened(self) -> Opening:
         made = {**self._made, provenance.KEEP: list(self._columns.names), **self._cut}
         attrs = self._agreed or {provenance.attribute(self._epoch): made}
         options = {"commit_every_s": self._commit_s, "dim": self._encoder.dim, "dtype": self._encoder.dtype,
@@ -172,7 +172,8 @@ class Run:
             options["session"] = secrets.token_hex(16)
         self._shared = {**options, "storage_options": self._storage_options}
         self._shared.pop("takeover", None)
-        return options
+        return Opening(self.url, self._storage_options, options, self._writer_options.get("attrs"),
+                       lambda there: provenance.agreed(self.url, there, self._epoch, self._made, self._encoder))
 
     def _kept_in_order(self) -> None:
         """Work, with the ledger written whatever ends it."""
@@ -186,7 +187,7 @@ class Run:
             raise
         finally:
             self._sink.close()
-            if not refused:
+            if not refused and self._opening.refused is None:
                 self._journal.flush()
                 if said := self._columns.warning():
                     warn(f"{self.url}: {said}")
@@ -205,15 +206,18 @@ class Run:
                     self._landed(jobs)
                 self._by_time()
                 self._meter.tick()
-        self._copies.rest()
-        self._take_copied()
+        for _ in self._copies.rest():
+            self._take_copied()
+            self._by_time()
+            self._meter.tick()
 
     def _results(self) -> Generator[Result]:
         """Rows as they are appended, and failures whose id is the job."""
         if self._workers == 1:
             return alone(self._texts(), self._encoder, self._engine, self._sink)
         threads = max((os.cpu_count() or 1) // self._workers, 1)
-        task = Task(self.url, *self._model, self._engine, self._epoch, self._columns, self._shared, threads, os.getpid())
+        task = Task(self.url, *self._model, self._engine, self._epoch, self._columns, self._shared, threads, os.getpid(),
+                    self._opening.reader is None)
         return together(self._workers, task, self._begun(), self._resume)
 
     def _begun(self) -> Iterator[tuple[Job, str] | None]:
@@ -233,7 +237,7 @@ class Run:
         while not source.ended:
             if taken := source.next(_TAKEN_S if self.report.seen else _FIRST_S):
                 yield from self._sorted(taken)
-            if not source.full:
+            if len(taken) < _FEW:
                 yield None
         if source.error is not None:
             raise source.error
@@ -242,9 +246,9 @@ class Run:
         found = self._resume.sort(taken)
         self.report.seen += len(taken)
         self.report.skipped += found.skipped
-        self._journal.done(found.met)
-        for failure in found.failures:
-            self._fail(failure)
+        self._fail(*found.early)
+        self._journal.coming(found.coming, found.met)
+        self._fail(*found.failures)
         if self._parents is not None:
             self._parents.take(taken)
         yield from found.texts
@@ -267,19 +271,19 @@ class Run:
         jobs, failures = self._copies.taken()
         self.report.copied += len(jobs)
         self._landed(jobs)
-        for failure in failures:
-            self._fail(failure)
+        self._fail(*failures)
         return bool(jobs)
 
     def _landed(self, jobs: Sequence[Job]) -> None:
         self.report.changed += sum(job.changed for job in jobs)
         self._journal.done([job.id for job in jobs])
 
-    def _fail(self, failure: Failure) -> None:
-        self.report.first_failure = self.report.first_failure or f"{named(failure)}: {failure.reason}"
-        written = self._journal.failed(failure)
-        self.report.failed += written
-        self.report.left_out += 1 - written
+    def _fail(self, *failures: Failure) -> None:
+        for failure in failures:
+            self.report.first_failure = self.report.first_failure or f"{named(failure)}: {failure.reason}"
+            written = self._journal.failed(failure)
+            self.report.failed += written
+            self.report.left_out += 1 - written
 
     def _settle_absent(self) -> None:
         """Hide what the source has no more, or count it."""

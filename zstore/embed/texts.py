@@ -10,6 +10,8 @@ from typing import Any
 
 from zstore.embed.again import Retry
 from zstore.embed.check import checked
+from zstore.embed.failing import TWICE, failed
+from zstore.embed.hashes import Table, hash_id, hash_text
 from zstore.embed.passages import OFFSET, PARENT, split
 from zstore.embed.sources import read
 from zstore.embed.types import Failure, Item
@@ -39,8 +41,16 @@ def begun(items: Iterator[Item | Failure]) -> Iterator[Item | Failure]:
 
 
 def _cut(items: Iterable[Item | Failure], size: int, overlap: int) -> Iterator[Item | Failure]:
+    seen = Table()          # hashes of ids and of their texts
     for item in items:
         if isinstance(item, Failure):
             yield item
-        else:
-            yield from split(item, size, overlap)
+            continue
+        if isinstance(item.text, str) and item.text.strip():        # a blank one fails, and another may come
+            key, text = hash_id(item.id), hash_text(item.text, b"") >> 1
+            (before,) = seen.get([key])
+            if before is not None and before != text:       # else passages of both would stand side by side
+                yield failed(item, "check", TWICE)
+                continue
+            seen.put(key, text)
+        yield from split(item, size, overlap)

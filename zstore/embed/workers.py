@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from zstore.embed.columns import Columns
 from zstore.embed.engine import Batch, vectors
+from zstore.embed.gpus import take_gpu
 from zstore.embed.models import load
+from zstore.embed.opening import described, made_meanwhile
 from zstore.embed.portions import Portions
 from zstore.embed.resume import Job, Resume
 from zstore.embed.sink import Engine, Result, row_fields
@@ -31,7 +32,6 @@ _SILENCE_S = 60.0       # of a process, until it is named: a long batch is nothi
 _PART = 256             # texts that go to a process together
 _PART_S = 0.5           # of a slow source, those that came by then
 _PAUSE_S = 0.1          # a process that waits longer for texts embeds those that it has
-_GPUS = "CUDA_VISIBLE_DEVICES"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -48,6 +48,7 @@ class Task:
     writer: Mapping[str, Any]
     threads: int
     parent: int
+    makes: bool         # the store: there was none
 
 
 def together(count: int, task: Task, texts: Iterator[tuple[Job, str] | None], resume: Resume) -> Generator[Result]:
@@ -81,10 +82,11 @@ class _Member:
         except (EOFError, OSError):
             self.lost()
         self.heard = time.monotonic()
-        self.done = said[0] == "end"
+        self.done = said[0] in ("end", "error")
         return said
 
     def lost(self) -> NoReturn:
+        self.done = True
         self.process.join(10)
         raise RuntimeError(f"the worker process {self.process.pid} died with exit code {self.process.exitcode}; what was "
                            "committed is there: run it again")
@@ -103,7 +105,9 @@ class Workers:
 
     def results(self, texts: Iterator[tuple[Job, str] | None]) -> Generator[Result]:
         """What became of the texts, in any order: rows that were appended, and failures whose id is the job. Raises what a
-        process raises, RuntimeError where one died; what ``texts`` raises when all that it gave before has its result."""
+        process raises, RuntimeError where one died; what ``texts`` raises when all that it gave before has its result. Warns
+        where nobody waits for results any more, and a process then failed."""
+        told = False
         try:
             self._start()
             number = 0
@@ -126,8 +130,14 @@ class Workers:
             if self._flying:
                 raise RuntimeError(f"of {len(self._flying):,} texts the worker processes said nothing; what was committed is "
                                    "there: run it again")
+        except Exception:
+            told = True         # it is why the run ends: what others say of it adds nothing
+            raise
         finally:
-            self._end()
+            error = self._end()
+            if error is not None and not told:
+                warn("the last rows of a worker process may not be committed, and are embedded again by the next run: "
+                     f"{type(error).__name__}: {error}")
 
     def _start(self) -> None:
         # Control-C, and a SIGTERM to all, reach the processes too; they end when this one says so. A mask is inherited, and
@@ -183,21 +193,33 @@ class Workers:
             warn(f"waiting for the worker process {', '.join(silent)}, which said nothing for {_SILENCE_S:g} s and {way_out}; "
                  "what was committed stays")
 
-    def _end(self) -> None:
-        """Until every process has committed what it has, and is gone. What interrupts this kills them."""
+    def _last_words(self, seconds: float) -> Iterator[BaseException]:
+        """The errors among what the processes say while they end. One that waits to be heard does not end."""
+        while ready := self._speaking(seconds):
+            seconds = 0
+            for member in ready:
+                try:
+                    kind, *said = member.said()
+                except RuntimeError as error:
+                    yield error
+                else:
+                    if kind == "error":
+                        yield said[0]
+
+    def _end(self) -> BaseException | None:
+        """Until every process has committed what it has, and is gone; gives the first error among them. What interrupts this
+        kills them."""
+        errors: list[BaseException] = []
         self._stop.set()
         self._inbox.cancel_join_thread()
         since = time.monotonic()
         try:
             while any(member.process.is_alive() for member in self._all):
-                for member in self._speaking(0.1):       # a process that waits to be heard does not end
-                    with suppress(RuntimeError):
-                        member.said()
-                        continue
-                    member.done = True
+                errors += self._last_words(0.1)
                 if time.monotonic() - max(since, *(member.heard for member in self._all)) > _PATIENCE_S:
-                    return
+                    break
                 self._name_silent(since, ending=True)
+            errors += self._last_words(0)
         finally:
             for member in self._all:
                 if member.process.is_alive():
@@ -205,23 +227,14 @@ class Workers:
                     member.process.join()
                 member.ears.close()
             self._inbox.close()
-
-
-def device(member: int, given: str | None, there: int) -> str | None:
-    """What CUDA_VISIBLE_DEVICES shall be for this process, from 1: one of those that were ``given``, or of as many as ``there``
-    are. None where there is nothing to share out."""
-    listed = [str(number) for number in range(there)] if given is None else \
-        [one.strip() for one in given.split(",") if one.strip()]
-    return listed[(member - 1) % len(listed)] if len(listed) > 1 else None
+        return errors[0] if errors else None
 
 
 def _work(number: int, task: Task, inbox: Any, mouth: Connection, stop: Any) -> None:
     """One process."""
     for name in _THREADS:
         os.environ.setdefault(name, str(task.threads))
-    gpu = device(number, os.environ.get(_GPUS), len(list(Path("/dev").glob("nvidia[0-9]*"))))
-    if gpu is not None:
-        os.environ[_GPUS] = gpu
+    take_gpu(number)
 
     def over() -> bool:
         return bool(stop.is_set()) or os.getppid() != task.parent
@@ -250,6 +263,9 @@ def _work(number: int, task: Task, inbox: Any, mouth: Connection, stop: Any) -> 
         with Writer(task.url, member=number, **task.writer) as writer, \
                 closing(cast("Generator[Batch | Failure]", made)) as results:
             writer.tells_superseded = False
+            there = described(task.url, task.writer.get("storage_options")) if task.makes else None
+            if there is not None and there.commit.session:      # not the first session: another's is
+                raise made_meanwhile(task.url)
             for result in results:
                 if isinstance(result, Failure):
                     mouth.send(("failure", result.id[0], result.stage, result.reason, result.sample))
