@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +193,31 @@ def test_mode_x(trained: tuple[str, dict[str, Any]]) -> None:
     assert "mode='a' continues it" in str(caught.value)
     with zstore.Writer(url + "2", mode="x", rows_per_shard=8) as writer:
         writer.append(*rows(0, 1))
+
+
+MAKE = """
+import sys
+import numpy as np
+import zstore
+with zstore.Writer(sys.argv[1], mode="x", session="one launch", member=1) as writer:
+    writer.append([0, 1, 2], np.repeat(np.arange(3.0)[:, None], {dim}, axis=1), epoch=0)
+"""
+
+
+@pytest.mark.parametrize("session", [None, "one launch"])
+def test_mode_x_at_the_first_batch(session: str | None, url: str) -> None:
+    """Nothing was there when both began. Who appends first has the store; who is of the same session joins it."""
+    ids, vectors = rows(3, 3)[:2]
+    with zstore.Writer(url, mode="x", session=session) as late:
+        subprocess.run([sys.executable, "-c", MAKE.format(dim=vectors.shape[1]), url], check=True)
+        if session is None:
+            with pytest.raises(FileExistsError, match="exists: 3 rows"):
+                late.append(ids, vectors, epoch=0)
+        else:
+            late.append(ids, vectors, epoch=0)
+    assert sorted(ids_of(url)) == [*range(3 if session is None else 6)]
+    with pytest.raises(FileExistsError):
+        zstore.Writer(url, mode="x", session="another launch")
 
 
 def test_rollback_while_a_writer_lives(trained: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from zstore.writing.committer import Committer
 from zstore.writing.crew import Crew
 from zstore.writing.door import Door
 from zstore.writing.options import Options, check_json, whole_number
-from zstore.writing.place import check_place
+from zstore.writing.place import check_new, check_place
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Writer:
     url : str or path
         Where the store is, or will be: a local path, ``memory://``, ``s3://`` or any other URL that fsspec serves.
     mode : {"a", "x"}
-        "a" creates or continues; "x" refuses a store that exists (AlreadyExists).
+        "a" creates or continues; "x" refuses a store that another session made (AlreadyExists).
     dim, dtype, id_dtype, codec, fields, attrs, rows_per_shard
         What a new store shall be; an existing one must agree (ValueError). ``codec`` is "lossless" (default), "small"
         or "raw". ``fields`` maps names to a dtype or to ``(dtype, shape)``: exactly those; else the first batch's.
@@ -80,7 +80,7 @@ class Writer:
         self._shared = session is not None
         self._request = Request(self.token, member, at, takeover, self._options.attrs)
         self._log = Log(self._storage)
-        self._pid = os.getpid()
+        self._mode, self._pid = mode, os.getpid()
         self._lock = threading.RLock()
         self._closed = self._appended = False
         self.tells_superseded = True
@@ -89,7 +89,7 @@ class Writer:
         self._crew: Crew | None = None
         self._conductor: Crew | None = None         # commits run on its one thread, where no interrupt can part them
         self._nonfinite_said = False
-        check_place(self._log, mode, only_writer)
+        check_place(self._log, mode, self.token, only_writer)
         self._check_options()
         registry.enter(self.url, self)
         try:
@@ -296,6 +296,7 @@ class Writer:
             return None
         session = create_store(self._log, schema, self._request)
         if session is None:                 # another writer was faster: join it, or be refused
+            check_new(self._log, self._mode, self.token)
             self._open_existing()
         else:
             self._core = self._make_core(session)

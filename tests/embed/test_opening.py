@@ -63,6 +63,23 @@ def test_a_store_that_was_made_while_the_processes_began_is_noticed(url: str, mo
     assert held(url) == made([("a", "text a")])
 
 
+@pytest.mark.parametrize("model", ["hash:32", "hash:16"])
+def test_a_store_that_was_made_in_the_last_moment_is_noticed(model: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_still = Opening._stand_still
+
+    def late(self: Opening) -> None:        # the other one makes its store, and ends, when ours has just looked
+        stand_still(self)
+        other(url, [("a", "text a")], model)
+
+    monkeypatch.setattr(Opening, "_stand_still", late)
+    error, words = (Conflict, "another process made") if model == "hash:32" else (ValueError, "hash:16.* hash:32")
+    with pytest.raises(error, match=words):
+        embed([("a", "text a"), ("b", "")], url, model="hash:32")
+    with zstore.Reader(url) as reader:
+        assert reader.ids.tolist() == ["a"]
+    assert not Path(url + ".failures.jsonl").exists()
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_store_that_another_model_made_meanwhile_is_refused_and_both_are_named(there: bool, url: str) -> None:
     epoch = int(there)

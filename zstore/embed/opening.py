@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zstore.errors import Conflict, StoreNotFound
+from zstore.errors import AlreadyExists, Conflict, StoreNotFound
 from zstore.maintenance.describe import Description, describe
 from zstore.reader import Reader
 from zstore.writer import Writer
@@ -28,6 +28,7 @@ class Opening:
         self._begun = False                             # a row was about to be written
         self.refused: Conflict | ValueError | None = None
         held = described(url, storage_options)
+        self.mode = "x" if held is None else "a"        # of the Writer: who makes the store first has it
         if held is not None:
             check(held)
         if held is None or held.writer == "alive" or any(name not in held.attrs for name in attrs or ()):
@@ -86,10 +87,20 @@ class Opening:
             raise made_meanwhile(self.url)
         raise Conflict(f"{self.url} was written by another process while this run began; run it again")
 
-    def _open(self) -> Writer:
-        self._writer = Writer(self.url, storage_options=self.storage_options, **self._options)
+    def _open(self) -> None:
+        try:
+            self._writer = Writer(self.url, storage_options=self.storage_options, mode=self.mode, **self._options)
+        except AlreadyExists as error:
+            raise self.told(error) from None
         self._writer.tells_superseded = False       # a changed text is what the run is for
-        return self._writer
+
+    def told(self, error: Exception) -> Exception:
+        """The error as it is told, if another process made the store at the same time. Raises what ``check`` does."""
+        head = described(self.url, self.storage_options) if isinstance(error, AlreadyExists) else None
+        if head is None:
+            return error
+        self._check(head)
+        return made_meanwhile(self.url)
 
 
 def made_meanwhile(url: str) -> Conflict:

@@ -182,9 +182,9 @@ class Run:
             self._work()
         except KeyboardInterrupt:
             self.report.interrupted = True
-        except (AlreadyExists, Conflict):       # another writer's store: its ledger is not ours
+        except (AlreadyExists, Conflict) as error:      # another writer's store: its ledger is not ours
             refused = True
-            raise
+            raise self._opening.told(error) from None
         finally:
             self._sink.close()
             if not refused and self._opening.refused is None:
@@ -216,8 +216,8 @@ class Run:
         if self._workers == 1:
             return alone(self._texts(), self._encoder, self._engine, self._sink)
         threads = max((os.cpu_count() or 1) // self._workers, 1)
-        task = Task(self.url, *self._model, self._engine, self._epoch, self._columns, self._shared, threads, os.getpid(),
-                    self._opening.reader is None)
+        task = Task(self.url, *self._model, self._engine, self._epoch, self._columns,
+                    {**self._shared, "mode": self._opening.mode}, threads, os.getpid())
         return together(self._workers, task, self._begun(), self._resume)
 
     def _begun(self) -> Iterator[tuple[Job, str] | None]:

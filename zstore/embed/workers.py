@@ -19,7 +19,6 @@ from zstore.embed.columns import Columns
 from zstore.embed.engine import Batch, vectors
 from zstore.embed.gpus import take_gpu
 from zstore.embed.models import load
-from zstore.embed.opening import described, made_meanwhile
 from zstore.embed.portions import Portions
 from zstore.embed.resume import Job, Resume
 from zstore.embed.sink import Engine, Result, row_fields
@@ -48,7 +47,6 @@ class Task:
     writer: Mapping[str, Any]
     threads: int
     parent: int
-    makes: bool         # the store: there was none
 
 
 def together(count: int, task: Task, texts: Iterator[tuple[Job, str] | None], resume: Resume) -> Generator[Result]:
@@ -263,9 +261,6 @@ def _work(number: int, task: Task, inbox: Any, mouth: Connection, stop: Any) -> 
         with Writer(task.url, member=number, **task.writer) as writer, \
                 closing(cast("Generator[Batch | Failure]", made)) as results:
             writer.tells_superseded = False
-            there = described(task.url, task.writer.get("storage_options")) if task.makes else None
-            if there is not None and there.commit.session:      # not the first session: another's is
-                raise made_meanwhile(task.url)
             for result in results:
                 if isinstance(result, Failure):
                     mouth.send(("failure", result.id[0], result.stage, result.reason, result.sample))

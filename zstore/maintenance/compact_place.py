@@ -104,7 +104,7 @@ def begin(src: Log, dst: Log, wish: Wish, only_writer: bool) -> Making:
     is at it."""
     check_apart(src.storage, dst.storage)
     if not dst.exists():
-        check_place(dst, "x", only_writer)
+        check_place(dst, "x", "", only_writer)
         head = src.head()
         schema = wish.schema(src.schema_of(head))
         session = create_store(dst, schema, Request(secrets.token_hex(16)),

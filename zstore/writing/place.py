@@ -9,7 +9,7 @@ from zstore.errors import AlreadyExists
 from zstore.storage.base import Storage
 
 
-def check_place(log: Log, mode: str, only_writer: bool = False) -> None:
+def check_place(log: Log, mode: str, token: str, only_writer: bool = False) -> None:
     """AlreadyExists where the place is not ours, or holds a store that mode "x" refuses; PermissionError where it can't be
     written; Conflict where it can't be written safely, or where `compact` is still making a store. An empty folder, or
     only ``_zstore`` without record 0, is no store yet and may become one."""
@@ -17,11 +17,16 @@ def check_place(log: Log, mode: str, only_writer: bool = False) -> None:
     stranger = "" if log.exists() else _stranger(storage)
     if log.exists():
         check_openable(log, log.head())
-        if mode == "x":
-            raise AlreadyExists(_description(log))
+        check_new(log, mode, token)
     elif stranger:          # asked again: another rank may have made the store while we looked around
         raise AlreadyExists(stranger)
     storage.writable(only_writer)
+
+
+def check_new(log: Log, mode: str, token: str) -> None:
+    """AlreadyExists where the store that is there is none of this session's, and mode "x" wants a new one."""
+    if mode == "x" and log.head().session.token != token:
+        raise AlreadyExists(_description(log))
 
 
 def _stranger(storage: Storage) -> str:
