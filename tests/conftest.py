@@ -21,6 +21,10 @@ from zstore.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 
+# A shell that starts a job in the background has it ignore Control-C, which is inherited; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
