@@ -181,6 +181,11 @@ def test_all_exchanged_siblings_are_both_named(store: Store) -> None:
     check_exchanged(store, every=1)
 
 
+def of_one_commit(one: str, other: str) -> bool:
+    """Two runs that one commit wrote stand side by side for every reader: under each other's name they give what they gave."""
+    return kind_of(one) == kind_of(other) == "index" and one.partition("-")[0] == other.partition("-")[0]
+
+
 def check_exchanged(store: Store, every: int) -> None:
     url, sound = store
     truth = rows(url)
@@ -189,7 +194,7 @@ def check_exchanged(store: Store, every: int) -> None:
             continue
         restore(url, {one: sound[other], other: sound[one]})
         found = findings(url)
-        assert {one, other} <= found, (one, other, found)
+        assert {one, other} <= found or of_one_commit(one, other), (one, other, found)
         assert_no_wrong_value(url, truth)
         restore(url, {one: sound[one], other: sound[other]})
     assert findings(url) == set()
