@@ -14,6 +14,14 @@ from zstore.embed import embed
 from zstore.embed.hashing import HashingEncoder
 from zstore.embed.ledger import Ledger
 
+HOLDS = """
+    import sys
+    import zstore
+
+    writer = zstore.Writer(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
 GOOD = [{"id": f"doc-{n}", "text": f"text number {n}", "title": f"T{n}"} for n in range(20)]
 
 
@@ -232,3 +240,13 @@ def test_mistakes(store: str, ran: Any, tmp_path: Path) -> None:
                         (["ls", store, "more"], 2), (["export", store, "-", "--json"], 2), (["remove", store], 2)):
         done = ran("failures", *words)
         assert done.code == code and done.err.count("\n") == 1 and "Traceback" not in done.err, words
+
+
+def test_retry_takes_over_only_when_told(store: str, ran: Any, tmp_path: Path, children: Any) -> None:
+    write(tmp_path / "docs.jsonl", list(GOOD))
+    child = children.start(HOLDS, store)
+    children.line(child)
+    refused = ran("failures", "retry", store)
+    assert refused.code == 5 and "--takeover" in refused.err and ids(store) != {row["id"] for row in GOOD}
+    assert ran("failures", "retry", store, "--takeover").code == 0
+    assert ids(store) == {row["id"] for row in GOOD}

@@ -58,9 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("the source")
-    source.add_argument("--id", default="id", metavar="NAME", help="the column of the ids (id)")
+    source.add_argument("--id", default="id", metavar="NAME", help="the column of the ids (id); NAME:string makes all strings")
     source.add_argument("--text", default="text", metavar="NAME", help="the column of the texts (text)")
-    source.add_argument("--keep", default="", metavar="A,B", help="columns to store beside the vectors")
+    source.add_argument("--keep", default="", metavar="A,B",
+                        help="columns to store beside the vectors; A:int64 says a type (int64, float64, bool, string), without "
+                             "one numbers are float64")
     source.add_argument("--format", help="jsonl, csv, tsv, parquet, text or dataset, where the name doesn't tell")
     source.add_argument("--passages", type=_count, metavar="N", help="cut each text into passages of N characters")
     source.add_argument("--overlap", type=int, default=0, metavar="N", help="by which passages overlap (0)")

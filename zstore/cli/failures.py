@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("others", nargs="*", metavar="SRC | TO",
                         help="retry: sources to read instead of the last run's; export: the file to write, - is stdout")
     parser.add_argument("--model", help="retry: the model, where the last run's can't be named again")
+    parser.add_argument("--takeover", action="store_true",
+                        help="retry: write although another writer lives; that one is fenced")
     stores.add_options(parser, "--source-option", "the source")
 
 
@@ -90,7 +92,7 @@ def _retry(args: argparse.Namespace, ledger: Ledger) -> int:
     from zstore.embed import embed
 
     # With a limit, a run draws no conclusion from what its source lacks.
-    report = embed(source, args.url, storage_options=stores.storage_options(args), limit=sys.maxsize,
+    report = embed(source, args.url, storage_options=stores.storage_options(args), limit=sys.maxsize, takeover=args.takeover,
                    source_options=dict(args.source_option) or None, **settings)
     ledger = Ledger(args.url, stores.storage_options(args))
     # The whole source was read, and what failed there with an id has an entry of its own by now.

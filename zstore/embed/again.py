@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from zstore.embed import provenance
 from zstore.embed.failing import plain_id
 from zstore.embed.files import Place
 from zstore.embed.sources import read
@@ -18,7 +19,8 @@ def remembered(source: Any, model: Any) -> dict[str, Any]:
     caller gives, a function, a URL that holds credentials. ``typed``: the source's names as they were given, where these
     differ; text files have them for ids."""
     names = _names(source)
-    found: dict[str, Any] = {"source": None, "model": _model(model)}
+    named = isinstance(model, (str, os.PathLike))
+    found: dict[str, Any] = {"source": None, "model": provenance.name_of(model) if named else None}
     if names is None:
         return found
     paths = [_absolute(name) for name in names]
@@ -91,13 +93,6 @@ def _names(source: Any) -> list[str] | None:
         return None
     places = [Place.named(name) for name in names]
     return None if any(place.remote and place.path != place.shown for place in places) else [place.path for place in places]
-
-
-def _model(model: Any) -> str | None:
-    if not isinstance(model, (str, os.PathLike)):
-        return None
-    folder = os.path.expanduser(os.fspath(model))
-    return os.path.abspath(folder) if os.path.isdir(folder) else os.fspath(model)
 
 
 def _absolute(name: str) -> str:
